@@ -1,0 +1,91 @@
+"""One request on its way through the engine: plain data, no tensors, no decisions.
+
+The engine fills it, the scheduler moves it between waiting and running, the sampler reads it. A
+preempted request keeps every token that it has generated; only the cached keys and values are lost.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from dataclasses import dataclass, field
+
+from deepground.messages import FinishReason, SamplingParams
+
+
+class RequestStatus(enum.Enum):
+    """Where a request stands."""
+
+    WAITING = "waiting"
+    """Holds no pages: new, or preempted."""
+    RUNNING = "running"
+    """Holds pages for all of its tokens so far."""
+    FINISHED = "finished"
+    """Holds nothing any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestTiming:
+    """How long a finished request took, in seconds since it arrived."""
+
+    scheduled_s: float
+    """Until its first token was computed with."""
+    first_token_s: float
+    """Until its first new token."""
+    total_s: float
+
+
+@dataclass(eq=False, kw_only=True)
+class Request:
+    """A prompt, how to continue it, and how far it has come."""
+
+    id: str
+    prompt_length: int
+    """The first tokens of `token_ids` are the prompt; the others were generated."""
+    token_ids: list[int]
+    """Prompt and generated tokens, in order."""
+    params: SamplingParams
+    max_tokens: int
+    """Most tokens to generate: `params.max_tokens`, or what the context leaves room for."""
+    seed: int
+    """`params.seed`, or one drawn when the request arrived."""
+    arrival: int
+    """Running number; the lower one is served first."""
+    status: RequestStatus = RequestStatus.WAITING
+    num_computed: int = 0
+    """Leading tokens whose keys and values are in the cache. Back to 0 when preempted."""
+    num_preemptions: int = 0
+    finish_reason: FinishReason | None = None
+    arrived_at: float = field(default_factory=time.monotonic)
+    scheduled_at: float | None = None
+    first_token_at: float | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt plus generated tokens."""
+        return len(self.token_ids)
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens generated so far."""
+        return len(self.token_ids) - self.prompt_length
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Tokens that still have to pass through the model; 1 while decoding."""
+        return len(self.token_ids) - self.num_computed
+
+    def append(self, token_id: int) -> None:
+        """Take in one generated token."""
+        if self.first_token_at is None:
+            self.first_token_at = time.monotonic()
+        self.token_ids.append(token_id)
+
+    def timing(self) -> RequestTiming:
+        """Durations until now; moments that never came count as now."""
+        now = time.monotonic()
+        return RequestTiming(
+            scheduled_s=(self.scheduled_at or now) - self.arrived_at,
+            first_token_s=(self.first_token_at or now) - self.arrived_at,
+            total_s=now - self.arrived_at,
+        )

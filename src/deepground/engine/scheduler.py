@@ -1,0 +1,216 @@
+"""Who computes what in the next step: continuous batching with chunked prefill, first come first served.
+
+A step holds at most `max_batch_tokens` tokens. Decoding requests go first (one token each, so that
+nobody's answer stalls behind a long prompt), then the prompts that are under way, then new arrivals.
+A request is admitted with pages for all of its tokens, so prefill never runs dry; only decoding grows.
+When no page is left, the latest arrival gives up its pages, waits in front of the queue, and later
+computes its prompt and its generated tokens again. The scheduler decides and computes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deepground.engine.kv_pages import PagePool
+from deepground.engine.request import Request, RequestStatus
+from deepground.errors import IntegrityError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduledChunk:
+    """One request's share of a step: its tokens start .. start + length."""
+
+    request: Request
+    start: int
+    """Tokens before it are in the cache already."""
+    length: int
+    pages: Sequence[int]
+    """The request's page table; covers start + length tokens."""
+    samples: bool
+    """The chunk ends with the request's last token, so the next token is to be sampled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduledBatch:
+    """What the next forward pass computes; filled by the scheduler, read by the runner."""
+
+    chunks: tuple[ScheduledChunk, ...]
+    preempted: tuple[Request, ...] = ()
+    """Requests that lost their pages for this step."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the pass."""
+        return sum(chunk.length for chunk in self.chunks)
+
+    @property
+    def sampling(self) -> list[Request]:
+        """Requests that get a new token, in the order of the chunks."""
+        return [chunk.request for chunk in self.chunks if chunk.samples]
+
+
+class Scheduler:
+    """Queue, running set and page pool.
+
+    Args:
+        pool: the cache pages.
+        max_batch_tokens: most tokens of one step.
+        max_sequences: most requests that run at the same time.
+        prefill_chunk: most prompt tokens of one request in one step.
+    """
+
+    def __init__(self, pool: PagePool, *, max_batch_tokens: int, max_sequences: int, prefill_chunk: int) -> None:
+        self.pool = pool
+        self.max_batch_tokens = max_batch_tokens
+        self.max_sequences = max_sequences
+        self.prefill_chunk = prefill_chunk
+        self.num_preemptions = 0
+        self._waiting: deque[Request] = deque()
+        self._running: list[Request] = []
+
+    @property
+    def has_work(self) -> bool:
+        """Some request is waiting or running."""
+        return bool(self._waiting or self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests without pages."""
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Requests with pages."""
+        return len(self._running)
+
+    def add(self, request: Request) -> None:
+        """Queue a request; arrivals must come in order."""
+        self._waiting.append(request)
+
+    def next_batch(self) -> ScheduledBatch | None:
+        """Decide the next step; None when there is nothing to do."""
+        step = _Step(budget=self.max_batch_tokens)
+        self._schedule_decoding(step)
+        self._schedule_prefill(step)
+        if not step.preempted:
+            self._admit(step)
+        if not step.chunks:
+            return None
+        return ScheduledBatch(chunks=tuple(step.chunks.values()), preempted=tuple(step.preempted))
+
+    def advance(self, batch: ScheduledBatch) -> None:
+        """Note that the chunks of `batch` are in the cache."""
+        for chunk in batch.chunks:
+            chunk.request.num_computed += chunk.length
+
+    def finish(self, request: Request) -> None:
+        """Forget a request and free its pages at once, wherever it stands."""
+        if request.status is RequestStatus.RUNNING:
+            self._running.remove(request)
+            self.pool.release(request.id)
+        elif request.status is RequestStatus.WAITING:
+            self._waiting.remove(request)
+        request.status = RequestStatus.FINISHED
+
+    def check_integrity(self) -> None:
+        """Queue, running set and pages agree with each other.
+
+        Raises:
+            IntegrityError: they do not; names the request.
+        """
+        self.pool.check_integrity()
+        if self.pool.owners != {request.id for request in self._running}:
+            raise IntegrityError("the owners of pages are not the running requests")
+        if len(self._running) > self.max_sequences:
+            raise IntegrityError(f"{len(self._running)} requests run; the limit is {self.max_sequences}")
+        for request in self._running:
+            held = len(self.pool.table(request.id)) * self.pool.page_size
+            if request.status is not RequestStatus.RUNNING or not request.num_computed <= held:
+                raise IntegrityError(f"{request.id} runs as {request.status} with {request.num_computed} of {held} slots")
+            if request.num_uncomputed < 1:
+                raise IntegrityError(f"{request.id} runs but has nothing left to compute")
+        for request in self._waiting:
+            if request.status is not RequestStatus.WAITING or request.num_computed != 0:
+                raise IntegrityError(f"{request.id} waits as {request.status} with {request.num_computed} tokens computed")
+        arrivals = [request.arrival for request in (*self._running, *self._waiting)]
+        if arrivals != sorted(set(arrivals)):
+            raise IntegrityError("requests are not in the order of their arrival")
+
+    def _schedule_decoding(self, step: _Step) -> None:
+        for request in tuple(self._running):
+            if request.num_uncomputed > 1 or request.status is not RequestStatus.RUNNING:
+                continue
+            if step.budget < 1:
+                return
+            while not self.pool.grow(request.id, request.num_tokens):
+                victim = self._running[-1]
+                self._preempt(victim, step)
+                if victim is request:
+                    break
+            else:
+                step.add(self._chunk(request, 1))
+
+    def _schedule_prefill(self, step: _Step) -> None:
+        for request in self._running:
+            if step.budget < 1:
+                return
+            if request.num_uncomputed > 1:
+                length = min(request.num_uncomputed, self.prefill_chunk, step.budget)
+                step.add(self._chunk(request, length))
+
+    def _admit(self, step: _Step) -> None:
+        while self._waiting and step.budget > 0 and len(self._running) < self.max_sequences:
+            request = self._waiting[0]
+            # One free page stays behind for each running request: without that room, the newcomer
+            # would soon be preempted again and its prefill wasted.
+            needed = self.pool.pages_for(request.num_tokens)
+            if needed + len(self._running) > self.pool.num_free or not self.pool.grow(request.id, request.num_tokens):
+                return
+            self._waiting.popleft()
+            self._running.append(request)
+            request.status = RequestStatus.RUNNING
+            request.scheduled_at = request.scheduled_at or time.monotonic()
+            step.add(self._chunk(request, min(request.num_uncomputed, self.prefill_chunk, step.budget)))
+
+    def _preempt(self, victim: Request, step: _Step) -> None:
+        # The victim is the latest arrival of all that run, and everything that waits arrived later
+        # still: in front of the queue is its place by arrival.
+        step.remove(victim)
+        self._running.remove(victim)
+        self.pool.release(victim.id)
+        victim.status = RequestStatus.WAITING
+        victim.num_computed = 0
+        victim.num_preemptions += 1
+        self.num_preemptions += 1
+        self._waiting.appendleft(victim)
+        step.preempted.append(victim)
+
+    def _chunk(self, request: Request, length: int) -> ScheduledChunk:
+        return ScheduledChunk(
+            request=request,
+            start=request.num_computed,
+            length=length,
+            pages=self.pool.table(request.id),
+            samples=request.num_computed + length == request.num_tokens,
+        )
+
+
+class _Step:
+    """The batch under construction."""
+
+    def __init__(self, *, budget: int) -> None:
+        self.budget = budget
+        self.chunks: dict[str, ScheduledChunk] = {}
+        self.preempted: list[Request] = []
+
+    def add(self, chunk: ScheduledChunk) -> None:
+        self.chunks[chunk.request.id] = chunk
+        self.budget -= chunk.length
+
+    def remove(self, request: Request) -> None:
+        chunk = self.chunks.pop(request.id, None)
+        if chunk is not None:
+            self.budget += chunk.length

@@ -1,0 +1,148 @@
+"""Errors on the wire, in DeepSeek's shape: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from starlette.exceptions import HTTPException
+
+from deepground.errors import (
+    ChatFormatError,
+    ContextLengthError,
+    DeepgroundError,
+    RequestAbortedError,
+    RequestError,
+)
+from deepground.server.schema import NOT_SUPPORTED
+
+logger = logging.getLogger("deepground.server")
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "service_unavailable_error",
+}
+_ROLES = frozenset({"system", "user", "assistant", "tool"})
+_SHOWN = 3
+"""Validation errors told in one message."""
+
+
+class Problem(NamedTuple):
+    """An error ready for the wire."""
+
+    status: int
+    message: str
+    param: str | None = None
+    code: str = "invalid_request_error"
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body."""
+        kind = _TYPES.get(self.status, "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        """The HTTP response."""
+        return JSONResponse(self.body(), self.status, headers=dict(headers or {}))
+
+
+def problem_of(error: Exception) -> Problem:
+    """What the client is told about an exception; what it did not cause is logged, not told."""
+    match error:
+        case ValidationError():
+            return _validation_problem(error.errors(include_url=False, include_input=False))
+        case ContextLengthError():
+            return Problem(400, str(error), error.field, "context_length_exceeded")
+        case RequestError():
+            return Problem(400, str(error), error.field)
+        case ChatFormatError():
+            return Problem(400, str(error), "messages")
+        case HTTPException():
+            return Problem(error.status_code, error.detail, code=_http_code(error.status_code))
+        case RequestAbortedError():
+            return Problem(503, f"The request was ended by the server: {error}", code="aborted")
+        case DeepgroundError():
+            logger.error("request failed: %s", error)
+            return Problem(500, f"The engine failed: {error}", code="engine_error")
+        case _:
+            logger.error("request failed", exc_info=error)
+            return Problem(500, "The server failed; its log says why.", code="internal_error")
+
+
+def _http_code(status: int) -> str:
+    names = {
+        404: "not_found",
+        405: "method_not_allowed",
+        408: "request_timeout",
+        413: "request_too_large",
+        415: "unsupported_media_type",
+        503: "overloaded",
+    }
+    return names.get(status, "invalid_request_error")
+
+
+def _validation_problem(errors: Sequence[ErrorDetails]) -> Problem:
+    paths = [_path(error) for error in errors]
+    sentences = [_sentence(path, error) for path, error in zip(paths[:_SHOWN], errors, strict=False)]
+    more = f" (and {len(errors) - _SHOWN} more)" if len(errors) > _SHOWN else ""
+    code = "unsupported_field" if errors[0]["type"] == NOT_SUPPORTED else "invalid_request_error"
+    return Problem(400, "; ".join(sentences) + more, paths[0] or None, code)
+
+
+def _path(error: ErrorDetails) -> str:
+    """`messages[2].content`: the location as a client would write it."""
+    steps = list(error["loc"])
+    if len(steps) > 2 and steps[0] == "messages" and steps[2] in _ROLES:
+        del steps[2]  # pydantic's name of the union's member, not a field
+    if error["type"].startswith("union_tag"):
+        steps.append("role")
+    if field := error.get("ctx", {}).get("field"):
+        steps.append(field)
+    path = ""
+    for step in steps:
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
+    return path
+
+
+def _sentence(path: str, error: ErrorDetails) -> str:
+    match error["type"]:
+        case "extra_forbidden":
+            return f"{path} is not a known field"
+        case "missing":
+            return f"{path} is required"
+        case "union_tag_not_found":
+            return f"{path} is required: system, user, assistant or tool"
+        case "union_tag_invalid":
+            return f"{path} must be one of system, user, assistant, tool"
+        case "model_type" | "model_attributes_type" if not path:
+            return "The body must be a JSON object"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{path} must be an object"
+    message = error["msg"]
+    if "ctx" in error and "field" in error["ctx"]:
+        return f"{path} {message}"
+    message = message.removeprefix("Input should ")
+    return f"{path} should {message}" if message != error["msg"] else f"{path}: {message}"
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Every error of the app leaves in DeepSeek's shape."""
+
+    def handle(request: Request, error: Exception) -> JSONResponse:
+        problem = problem_of(error)
+        if problem.status == 404:
+            problem = problem._replace(message=f"There is no {request.url.path!r} here")
+        if problem.status == 405:
+            problem = problem._replace(message=f"{request.method} is not possible on {request.url.path!r}")
+        return problem.response(error.headers if isinstance(error, HTTPException) else None)
+
+    for kind in (HTTPException, ValidationError, DeepgroundError):
+        app.add_exception_handler(kind, handle)
+    app.add_exception_handler(Exception, handle)

@@ -1,6 +1,6 @@
-"""One request on its way through the engine: plain data, no tensors, no decisions.
+"""A request on its way through the engine, and its share of a step: plain data, no tensors, no decisions.
 
-The engine fills it, the scheduler moves it between waiting and running, the sampler reads it. A
+The engine fills a `Request`, the scheduler moves it between waiting and running, the sampler reads it. A
 preempted request keeps every token that it has generated; only the cached keys and values are lost.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from deepground.messages import FinishReason, SamplingParams
@@ -89,3 +90,36 @@ class Request:
             first_token_s=(self.first_token_at or now) - self.arrived_at,
             total_s=now - self.arrived_at,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduledChunk:
+    """One request's share of a step: its tokens start .. start + length."""
+
+    request: Request
+    start: int
+    """Tokens before it are in the cache already."""
+    length: int
+    pages: Sequence[int]
+    """The request's page table; covers start + length tokens."""
+    samples: bool
+    """The chunk ends with the request's last token, so the next token is to be sampled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduledBatch:
+    """What the next forward pass computes; filled by the scheduler, read by the runner."""
+
+    chunks: tuple[ScheduledChunk, ...]
+    preempted: tuple[Request, ...] = ()
+    """Requests that lost their pages for this step."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the pass."""
+        return sum(chunk.length for chunk in self.chunks)
+
+    @property
+    def sampling(self) -> list[Request]:
+        """Requests that get a new token, in the order of the chunks."""
+        return [chunk.request for chunk in self.chunks if chunk.samples]

@@ -11,10 +11,10 @@ rows, nor chunking, nor preemption can change it.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,8 +62,8 @@ class Sampler:
         usable = [math.isfinite(value) for value in best.values.tolist()]
         drawing = [row for row, r in enumerate(requests) if usable[row] and r.params.temperature > 0]
         if drawing:
-            for row, token_id in zip(drawing, self._draw(logits_NV, drawing, requests), strict=True):
-                token_ids[row] = token_id
+            for group in _group(drawing, requests, vocab_size=logits_NV.shape[1]):
+                _draw_group(logits_NV, group, token_ids)
         sampled: list[SampledToken | None] = [
             SampledToken(token_id) if ok else None for token_id, ok in zip(token_ids, usable, strict=True)
         ]
@@ -90,21 +90,6 @@ class Sampler:
             presence=params.presence_penalty,
             repetition=params.repetition_penalty,
         )
-
-    def _draw(self, logits_NV: Tensor, rows: Sequence[int], requests: Sequence[Request]) -> list[int]:
-        """Tokens of the rows with a temperature, grouped so that one row's method never depends on another's."""
-        vocab_size = logits_NV.shape[1]
-        groups: dict[int, list[int]] = defaultdict(list)
-        for row in rows:
-            params = requests[row].params
-            if 0 < params.top_k < vocab_size:
-                groups[params.top_k].append(row)
-            else:
-                groups[min(NUCLEUS_CANDIDATES, vocab_size) if params.top_p < 1 else 0].append(row)
-        chosen: dict[int, int] = {}
-        for num_candidates, members in groups.items():
-            chosen.update(_draw_group(logits_NV, members, requests, num_candidates))
-        return [chosen[row] for row in rows]
 
 
 class _History:
@@ -156,9 +141,8 @@ def keep_top_p(probs_NK: Tensor, top_p_N1: Tensor) -> Tensor:
         probs_NK: descending in each row; a row need not sum to 1, p refers to 1.
         top_p_N1: p of each row.
     """
-    mass_before_NK = probs_NK.cumsum(-1) - probs_NK
-    dropped_NK = mass_before_NK >= top_p_N1
-    dropped_NK[:, 0] = False
+    dropped_NK = torch.zeros_like(probs_NK, dtype=torch.bool)
+    dropped_NK[:, 1:] = probs_NK.cumsum(-1)[:, :-1] >= top_p_N1
     return probs_NK.masked_fill(dropped_NK, 0.0)
 
 
@@ -181,8 +165,8 @@ def draw(probs_NK: Tensor, uniform_N1: Tensor) -> Tensor:
 def uniform(seed: int, index: int) -> float:
     """The random number in [0, 1) of a request's token number `index`.
 
-    A hash instead of a generator: it holds no state that an abort or a preemption could disturb. 48 bits, so that the product with a
-    float64 total stays below that total.
+    A hash instead of a generator: it holds no state that an abort or a preemption could disturb. 48 bits,
+    so that the product with a float64 total stays below that total.
     """
     digest = blake2b(index.to_bytes(8, "little"), digest_size=6, key=seed.to_bytes(8, "little", signed=True)).digest()
     return int.from_bytes(digest, "little") / 2**48
@@ -193,46 +177,82 @@ def _has_penalties(request: Request) -> bool:
     return params.frequency_penalty != 0.0 or params.presence_penalty != 0.0 or params.repetition_penalty != 1.0
 
 
-def _draw_group(
-    logits_NV: Tensor, rows: Sequence[int], requests: Sequence[Request], num_candidates: int
-) -> dict[int, int]:
-    """Draw for rows that share a number of candidates; 0 means the whole vocabulary in its own order."""
-    params = [requests[row].params for row in rows]
-    vocab_size = logits_NV.shape[1]
+class _Method(NamedTuple):
+    """How a row is drawn; depends on the row's own parameters only."""
+
+    num_candidates: int
+    """Most likely tokens to look at; 0: the whole vocabulary, in its own order."""
+    by_top_k: bool
+    """The candidates are all there is; otherwise they are a view on the whole distribution."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Rows that are drawn together."""
+
+    method: _Method
+    rows: list[int]
+    requests: list[Request]
+
+
+def _group(rows: Sequence[int], requests: Sequence[Request], *, vocab_size: int) -> list[_Group]:
+    groups: dict[_Method, _Group] = {}
+    for row in rows:
+        params = requests[row].params
+        if 0 < params.top_k < vocab_size:
+            method = _Method(params.top_k, by_top_k=True)
+        else:
+            nucleus = min(NUCLEUS_CANDIDATES, vocab_size) if params.top_p < 1 else 0
+            method = _Method(nucleus, by_top_k=False)
+        group = groups.setdefault(method, _Group(method, [], []))
+        group.rows.append(row)
+        group.requests.append(requests[row])
+    return list(groups.values())
+
+
+def _draw_group(logits_NV: Tensor, group: _Group, token_ids: list[int]) -> None:
+    """Draw one token for each row of the group, into `token_ids`."""
+    method, params = group.method, [request.params for request in group.requests]
+    device, vocab_size = logits_NV.device, logits_NV.shape[1]
 
     def column(values: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=logits_NV.device).unsqueeze(1)
+        return torch.tensor(values, dtype=dtype, device=device).unsqueeze(1)
 
-    chosen_NV = logits_NV if len(rows) == logits_NV.shape[0] else logits_NV[list(rows)]
-    # The maximum comes off before the division: a tiny temperature cannot overflow.
-    shifted_NV = chosen_NV - chosen_NV.amax(-1, keepdim=True)
+    rows_NV = logits_NV if len(group.rows) == logits_NV.shape[0] else logits_NV[group.rows]
+    # The maximum comes off first and the temperature has a floor: no quotient can overflow or be 0/0.
+    shifted_NV = rows_NV - rows_NV.amax(-1, keepdim=True)
     scaled_NV = shifted_NV / column([max(p.temperature, 1e-6) for p in params])
-    ids_NK: Tensor | None = None
-    if num_candidates:
-        scaled_NK, ids_NK = scaled_NV.topk(num_candidates, dim=-1)
-    else:
-        scaled_NK = scaled_NV
-    by_top_k = 0 < params[0].top_k < vocab_size
-    if num_candidates and not by_top_k:
-        probs_NK = (scaled_NK - scaled_NV.logsumexp(-1, keepdim=True)).exp()
-    else:
-        probs_NK = scaled_NK.softmax(-1)
-    short: list[int] = []
-    if num_candidates:
-        top_p_N1 = column([p.top_p for p in params])
-        if num_candidates < vocab_size and not by_top_k:
+    if method.num_candidates:
+        scaled_NK, ids_NK = scaled_NV.topk(method.num_candidates, dim=-1)
+        total_NV = scaled_NK if method.by_top_k else scaled_NV
+        probs_NK = (scaled_NK - total_NV.logsumexp(-1, keepdim=True)).exp()
+        # Above 1 nothing is dropped, not even where rounding lets the sum reach 1 early.
+        top_p_N1 = column([p.top_p if p.top_p < 1 else 2.0 for p in params])
+        if not method.by_top_k and method.num_candidates < vocab_size:
             reached = (probs_NK.sum(-1, keepdim=True) >= top_p_N1).squeeze(1).tolist()
-            short = [row for row, enough in zip(rows, reached, strict=True) if not enough]
+            if not all(reached):
+                _draw_split(logits_NV, group, reached, token_ids)
+                return
         probs_NK = keep_top_p(probs_NK, top_p_N1)
+    else:
+        probs_NK, ids_NK = scaled_NV.softmax(-1), None
     if any(p.min_p > 0 for p in params):
         probs_NK = keep_min_p(probs_NK, column([p.min_p for p in params]))
-    numbers = [uniform(requests[row].seed, requests[row].num_generated) for row in rows]
-    index_N = draw(probs_NK, column(numbers, torch.float64))
-    token_ids = index_N if ids_NK is None else ids_NK.gather(1, index_N.unsqueeze(1)).squeeze(1)
-    result = dict(zip(rows, token_ids.tolist(), strict=True))
-    if short:
-        result.update(_draw_group(logits_NV, short, requests, vocab_size))
-    return result
+    numbers_N1 = column([uniform(r.seed, r.num_generated) for r in group.requests], torch.float64)
+    index_N1 = draw(probs_NK, numbers_N1).unsqueeze(1)
+    chosen_N1 = index_N1 if ids_NK is None else ids_NK.gather(1, index_N1)
+    for row, token_id in zip(group.rows, chosen_N1.squeeze(1).tolist(), strict=True):
+        token_ids[row] = token_id
+
+
+def _draw_split(logits_NV: Tensor, group: _Group, reached: Sequence[bool], token_ids: list[int]) -> None:
+    """Draw rows whose candidates fall short of p from the whole sorted vocabulary, the others as before."""
+    everything = _Method(logits_NV.shape[1], by_top_k=False)
+    for method, wanted in ((group.method, True), (everything, False)):
+        members = [i for i, enough in enumerate(reached) if enough is wanted]
+        if members:
+            part = _Group(method, [group.rows[i] for i in members], [group.requests[i] for i in members])
+            _draw_group(logits_NV, part, token_ids)
 
 
 def _with_logprobs(logits_V: Tensor, token_id: int, num_top: int) -> SampledToken:

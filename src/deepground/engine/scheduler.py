@@ -11,45 +11,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Set
 
 from deepground.engine.kv_pages import PagePool
-from deepground.engine.request import Request, RequestStatus
+from deepground.engine.request import Request, RequestStatus, ScheduledBatch, ScheduledChunk
 from deepground.errors import IntegrityError
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduledChunk:
-    """One request's share of a step: its tokens start .. start + length."""
-
-    request: Request
-    start: int
-    """Tokens before it are in the cache already."""
-    length: int
-    pages: Sequence[int]
-    """The request's page table; covers start + length tokens."""
-    samples: bool
-    """The chunk ends with the request's last token, so the next token is to be sampled."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduledBatch:
-    """What the next forward pass computes; filled by the scheduler, read by the runner."""
-
-    chunks: tuple[ScheduledChunk, ...]
-    preempted: tuple[Request, ...] = ()
-    """Requests that lost their pages for this step."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the pass."""
-        return sum(chunk.length for chunk in self.chunks)
-
-    @property
-    def sampling(self) -> list[Request]:
-        """Requests that get a new token, in the order of the chunks."""
-        return [chunk.request for chunk in self.chunks if chunk.samples]
 
 
 class Scheduler:
@@ -115,13 +81,15 @@ class Scheduler:
             self._waiting.remove(request)
         request.status = RequestStatus.FINISHED
 
-    def check_integrity(self) -> None:
-        """Queue, running set and pages agree with each other.
+    def check_integrity(self, expected_ids: Set[str]) -> None:
+        """Queue, running set and pages agree with each other and with the requests that the caller knows of.
 
         Raises:
             IntegrityError: they do not; names the request.
         """
         self.pool.check_integrity()
+        if {request.id for request in (*self._running, *self._waiting)} != expected_ids:
+            raise IntegrityError("the requests that wait or run are not the ones under way")
         if self.pool.owners != {request.id for request in self._running}:
             raise IntegrityError("the owners of pages are not the running requests")
         if len(self._running) > self.max_sequences:
@@ -129,12 +97,16 @@ class Scheduler:
         for request in self._running:
             held = len(self.pool.table(request.id)) * self.pool.page_size
             if request.status is not RequestStatus.RUNNING or not request.num_computed <= held:
-                raise IntegrityError(f"{request.id} runs as {request.status} with {request.num_computed} of {held} slots")
+                raise IntegrityError(
+                    f"{request.id} runs as {request.status} with {request.num_computed} of {held} slots"
+                )
             if request.num_uncomputed < 1:
                 raise IntegrityError(f"{request.id} runs but has nothing left to compute")
         for request in self._waiting:
             if request.status is not RequestStatus.WAITING or request.num_computed != 0:
-                raise IntegrityError(f"{request.id} waits as {request.status} with {request.num_computed} tokens computed")
+                raise IntegrityError(
+                    f"{request.id} waits as {request.status} with {request.num_computed} tokens computed"
+                )
         arrivals = [request.arrival for request in (*self._running, *self._waiting)]
         if arrivals != sorted(set(arrivals)):
             raise IntegrityError("requests are not in the order of their arrival")

@@ -88,7 +88,8 @@ class KVCache:
 
     def read(self, name: str, layer: int, slots: Tensor) -> Tensor:
         """Rows of `slots` (any shape): (*slots.shape, W)."""
-        return self.tensors[name][layer][slots]
+        entries = self.tensors[name][layer].index_select(0, slots.flatten())  # Half the time of indexing.
+        return entries.unflatten(0, slots.shape)
 
 
 def cache_widths(config: ModelConfig) -> dict[str, int]:

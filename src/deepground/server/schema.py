@@ -161,9 +161,7 @@ class ToolMessage(Wire):
     tool_call_id: str = Field(min_length=1, max_length=256)
 
 
-ChatMessage = Annotated[
-    SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")
-]
+ChatMessage = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
 class Function(Wire):

@@ -1,0 +1,145 @@
+"""Block-scaled FP8 with power-of-two scales: the number format of DeepSeek-V3.1's weights and activations.
+
+Legend: N rows (output features), K columns (input features), T tokens, D channels; b a block's extent;
+_hw block row and block column.
+
+Source: DeepSeek-V3 report (arXiv 2412.19437) section 3.3; rounding as in DeepGEMM and the V3.2 inference
+demo: s = 2^ceil(log2(amax / 448)), so that no value exceeds E4M3's largest, 448. UE8M0 is the exponent of
+such a scale alone; checkpoints store the scale itself, as float32 or as float8_e8m0fnu.
+
+Values survive a second trip bit for bit: dequantising yields numbers that quantise to themselves, because
+a block's largest value either keeps its scale or, having rounded to 224 exactly, fits the next finer one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deepground.errors import WeightsError
+
+E4M3_MAX = 448.0
+_ACTIVATION_FLOOR = 1e-4
+_MIN_EXPONENT, _MAX_EXPONENT = -126, 127
+"""Of a scale: what float32 holds as a normal number and UE8M0 as 1 .. 254."""
+
+
+def quantize_fp8_ue8m0(weight_NK: Tensor, block: tuple[int, int] = (128, 128)) -> tuple[Tensor, Tensor]:
+    """Quantise a matrix to FP8 E4M3 with one power-of-two scale per block.
+
+    DeepSeek's activation kernel floors a block's largest magnitude at 1e-4, which would flush blocks of
+    weights below 1e-10. Weights are quantised once and not in a hot loop, so here only the exponent's range
+    is a floor: blocks as small as float32's normal numbers keep full precision, and blocks of zeros get scale 1.
+
+    Args:
+        weight_NK: (N, K), any floating dtype, finite.
+        block: rows and columns of a block; the blocks at the edges may be partial.
+
+    Returns:
+        The codes, (N, K) float8_e4m3fn, and the scales, (ceil(N/b), ceil(K/b)) float32 powers of two.
+
+    Raises:
+        WeightsError: the weight is not a matrix, or holds NaN or infinity.
+    """
+    if weight_NK.dim() != 2:
+        raise WeightsError(f"only matrices are quantised in blocks; got the shape {tuple(weight_NK.shape)}")
+    amax_hw = _block_amax(weight_NK, block)
+    if not bool(torch.isfinite(amax_hw).all()):
+        raise WeightsError("the weight holds NaN or infinity, which FP8 cannot express; it is damaged or diverged")
+    scale_hw = _round_up_to_power_of_two(amax_hw)
+    codes_NK = torch.empty(weight_NK.shape, dtype=torch.float8_e4m3fn, device=weight_NK.device)
+    for first, row_scale_K in _row_scales(scale_hw, weight_NK.shape, block):
+        rows = slice(first, first + block[0])
+        codes_NK[rows] = _to_e4m3(weight_NK[rows].float(), row_scale_K)
+    return codes_NK, scale_hw
+
+
+def dequantize_fp8_blocks(
+    codes_NK: Tensor, scale_hw: Tensor, block: tuple[int, int] = (128, 128), dtype: torch.dtype = torch.bfloat16
+) -> Tensor:
+    """Multiply every block of FP8 codes by its scale.
+
+    E4M3 times a power of two is exact in bfloat16 (4 significant bits against 8, and a wider exponent); with
+    other scales the product is formed in float32 and rounded once.
+
+    Args:
+        codes_NK: (N, K) float8_e4m3fn.
+        scale_hw: (ceil(N/b), ceil(K/b)) float32 or float8_e8m0fnu; finite and not negative.
+        block: rows and columns of a block.
+        dtype: of the result.
+
+    Returns:
+        The weight, (N, K).
+
+    Raises:
+        WeightsError: the scales' shape does not fit, or a scale is NaN, infinite or negative.
+    """
+    rows, columns = codes_NK.shape
+    expected = (-(-rows // block[0]), -(-columns // block[1]))
+    if tuple(scale_hw.shape) != expected:
+        raise WeightsError(
+            f"a weight of {rows} x {columns} in blocks of {block[0]} x {block[1]} needs scales of "
+            f"{expected[0]} x {expected[1]}; the checkpoint has {tuple(scale_hw.shape)}"
+        )
+    scale_hw = scale_hw.float()
+    if not bool((torch.isfinite(scale_hw) & (scale_hw >= 0)).all()):
+        raise WeightsError("a block scale is NaN, infinite or negative; the checkpoint is damaged")
+    weight_NK = torch.empty(codes_NK.shape, dtype=dtype, device=codes_NK.device)
+    # Row blocks, so that the float32 intermediate stays small whatever the size of the weight.
+    for first, row_scale_K in _row_scales(scale_hw, codes_NK.shape, block):
+        band = slice(first, first + block[0])
+        weight_NK[band] = codes_NK[band].float() * row_scale_K
+    return weight_NK
+
+
+def fake_quantize_activations(x_TD: Tensor, block: int = 128) -> Tensor:
+    """What activations become in an FP8 product: quantised per token in blocks of channels, and back.
+
+    Args:
+        x_TD: (T, D), finite.
+        block: channels that share a scale; the last block may be partial.
+
+    Returns:
+        (T, D) in the dtype of `x_TD`; the floor of 1e-4 on a block's magnitude is DeepSeek's.
+    """
+    channels = x_TD.shape[-1]
+    blocks = -(-channels // block)
+    x_Tcb = torch.nn.functional.pad(x_TD.float(), (0, blocks * block - channels)).view(*x_TD.shape[:-1], blocks, block)
+    amax_Tc1 = x_Tcb.abs().amax(dim=-1, keepdim=True).clamp_min(_ACTIVATION_FLOOR)
+    scale_Tc1 = _round_up_to_power_of_two(amax_Tc1)
+    restored_Tcb = _to_e4m3(x_Tcb, scale_Tc1).float() * scale_Tc1
+    return restored_Tcb.flatten(-2)[..., :channels].to(x_TD.dtype)
+
+
+def _to_e4m3(values: Tensor, scale: Tensor) -> Tensor:
+    """Nearest codes; saturates in so many words, because the cast alone would turn an overflow into NaN."""
+    return (values / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+
+
+def _round_up_to_power_of_two(amax: Tensor) -> Tensor:
+    """The least power of two s with amax <= 448 s, float32; 1 where amax is zero.
+
+    Worked out on mantissa and exponent: amax = m 2^e with m in [0.5, 1), and 448 = 0.875 * 2^9.
+    """
+    mantissa, exponent = torch.frexp(amax)
+    exponent = exponent - 9 + (mantissa > 0.875).int()
+    exponent = exponent.clamp(_MIN_EXPONENT, _MAX_EXPONENT)
+    exponent = torch.where(amax == 0, torch.zeros_like(exponent), exponent)
+    return torch.ldexp(torch.ones_like(amax), exponent)
+
+
+def _block_amax(weight_NK: Tensor, block: tuple[int, int]) -> Tensor:
+    """Largest magnitude of every block, float32; NaN where a block holds one."""
+    columns = weight_NK.shape[1]
+    padding = -columns % block[1]
+    bands = []
+    for first in range(0, weight_NK.shape[0], block[0]):
+        column_amax_K = weight_NK[first : first + block[0]].float().abs().amax(dim=0)
+        bands.append(torch.nn.functional.pad(column_amax_K, (0, padding)).view(-1, block[1]).amax(dim=-1))
+    return torch.stack(bands)
+
+
+def _row_scales(scale_hw: Tensor, shape: torch.Size, block: tuple[int, int]) -> list[tuple[int, Tensor]]:
+    """For every band of block rows: its first row, and its scales spread over the columns, (K,)."""
+    firsts = range(0, shape[0], block[0])
+    return [(first, scale_hw[index].repeat_interleave(block[1])[: shape[1]]) for index, first in enumerate(firsts)]

@@ -1,0 +1,30 @@
+"""Problems with their graders, worked traces, and the conversations that train on them.
+
+The same grader scores evaluation and reward. Nothing here computes with tensors.
+"""
+
+from deepground.tasks.mixture import (
+    TASK_WEIGHTS,
+    Conversation,
+    draw_problem,
+    evaluation_set,
+    find_task,
+    problem_conversation,
+    training_conversation,
+)
+from deepground.tasks.problem import Problem, Split, Task
+from deepground.tasks.registry import TASKS
+
+__all__ = [
+    "TASKS",
+    "TASK_WEIGHTS",
+    "Conversation",
+    "Problem",
+    "Split",
+    "Task",
+    "draw_problem",
+    "evaluation_set",
+    "find_task",
+    "problem_conversation",
+    "training_conversation",
+]

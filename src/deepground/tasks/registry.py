@@ -1,0 +1,29 @@
+"""The tasks, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from deepground.tasks.arithmetic import Addition, ChainSum, Multiplication, Subtraction
+from deepground.tasks.clock import TimeIntervals
+from deepground.tasks.equations import SimpleEquations
+from deepground.tasks.euclid import GreatestCommonDivisor
+from deepground.tasks.lists import Comparison, ListExtreme, NumberSorting
+from deepground.tasks.problem import Task
+from deepground.tasks.words import LetterCounting, SpellBackward
+
+_ALL: tuple[Task, ...] = (
+    Addition(),
+    Subtraction(),
+    Multiplication(),
+    ChainSum(),
+    SimpleEquations(),
+    GreatestCommonDivisor(),
+    NumberSorting(),
+    SpellBackward(),
+    TimeIntervals(),
+    Comparison(),
+    LetterCounting(),
+    ListExtreme(),
+)
+TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}

@@ -14,6 +14,7 @@
     ├── EngineError               the engine cannot go on
     │   ├── RequestAbortedError       the request was aborted before it finished
     │   └── IntegrityError            bookkeeping no longer adds up (a bug; please report)
+    ├── ListenError               the server cannot listen at the address
     ├── TaskError                 a problem set or grader was asked for something impossible
     └── TrainingError             training cannot start or resume; names the cure
         └── CheckpointError           a training checkpoint is missing, torn or does not match
@@ -85,6 +86,10 @@ class RequestAbortedError(EngineError):
 
 class IntegrityError(EngineError):
     """The engine's bookkeeping no longer adds up, which is a bug."""
+
+
+class ListenError(DeepgroundError):
+    """The server cannot listen at the address it was given."""
 
 
 class TaskError(DeepgroundError):

@@ -21,20 +21,18 @@ from typing import Literal
 import torch
 
 from deepground.engine.detokenizer import Detokenizer
-from deepground.engine.kv_pages import PagePool
-from deepground.engine.request import Request, RequestTiming, ScheduledBatch
+from deepground.engine.kv_pages import PagePool, choose_num_pages
+from deepground.engine.request import Request, StepOutput
 from deepground.engine.runner import ForwardModel, Runner
 from deepground.engine.sampler import SampledToken, Sampler
 from deepground.engine.scheduler import Scheduler
 from deepground.errors import (
     ContextLengthError,
-    DeepgroundError,
     EngineError,
     ModelFolderError,
-    OutOfMemoryError,
     RequestError,
 )
-from deepground.kernels import read_machine
+from deepground.kernels.machine import read_machine
 from deepground.messages import FinishReason, SamplingParams, TokenLogprob
 from deepground.model import ChatFormat, KVCache, ModelConfig, Tokenizer, cache_widths, chat_format_for, load_model
 
@@ -42,8 +40,6 @@ PILOT_FOLDER = Path(__file__).resolve().parent.parent / "pilot"
 """The model that comes with the package."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-DEFAULT_CACHE_LIMIT = 8 * 2**30
-"""Bytes; nobody who did not ask for it should lose more memory than this to the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,28 +86,6 @@ class EngineConfig:
         value = getattr(self, name)
         if value is not None and value < 1:
             raise EngineError(f"{name} is {value}; it must be at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepOutput:
-    """What one step added to one request."""
-
-    request_id: str
-    token_ids: tuple[int, ...] = ()
-    """New tokens, end tokens included."""
-    text: str = ""
-    """New text. It may lag behind the tokens, and it holds neither end tokens nor stop strings."""
-    logprobs: tuple[TokenLogprob, ...] | None = None
-    """Of `token_ids`; None unless asked for."""
-    finish_reason: FinishReason | None = None
-    """Set on the request's last output."""
-    prompt_tokens: int
-    completion_tokens: int
-    """Tokens generated so far."""
-    error: DeepgroundError | None = None
-    """Why the request failed; set when `finish_reason` is "error"."""
-    timing: RequestTiming | None = None
-    """Set on the request's last output."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +136,7 @@ class Engine:
         if self.config.num_threads is not None:
             torch.set_num_threads(self.config.num_threads)
         dtype, device = _cache_placement(decoder, self.config)
-        num_pages = _num_pages(decoder.config, self.config, dtype)
-        pool = PagePool(num_pages=num_pages, page_size=self.config.page_size)
+        pool = PagePool(num_pages=_num_pages(decoder.config, self.config, dtype), page_size=self.config.page_size)
         cache = KVCache(decoder.config, pool.capacity, dtype=dtype, device=device)
         self.cache_bytes = sum(tensor.nbytes for tensor in cache.tensors.values())
         """Memory of the cache."""
@@ -176,7 +149,8 @@ class Engine:
         )
         self._runner = Runner(decoder, cache, page_size=self.config.page_size)
         self._sampler = Sampler()
-        self._end_ids = _end_ids(decoder.config, tokenizer, chat_format)
+        self.end_ids = _end_ids(decoder.config, tokenizer, chat_format)
+        """Tokens that end the model's turn; they are no part of the text."""
         self._live: dict[str, _Live] = {}
         self._arrivals = itertools.count()
         self._counts = _Counts()
@@ -330,7 +304,7 @@ class Engine:
         live, params, token_id = self._live[request.id], request.params, sampled.token_id
         request.append(token_id)
         self._counts.generated_tokens += 1
-        is_end = token_id in self._end_ids
+        is_end = token_id in self.end_ids
         stopped = (is_end and not params.ignore_eos) or token_id in params.stop_token_ids
         text = "" if stopped or is_end else live.detokenizer.feed(token_id)
         reason: FinishReason | None = None
@@ -423,21 +397,11 @@ def _cache_placement(decoder: ForwardModel, config: EngineConfig) -> tuple[torch
 
 
 def _num_pages(model: ModelConfig, config: EngineConfig, dtype: torch.dtype) -> int:
-    """Pages of the cache, after a check that they fit."""
-    page_bytes = sum(cache_widths(model).values()) * model.num_layers * dtype.itemsize * config.page_size
-    available = read_machine().memory_available
-    if config.num_pages is not None:
-        num_pages = config.num_pages
-    elif config.cache_bytes is not None:
-        num_pages = config.cache_bytes // page_bytes
-    else:
-        useful = config.max_sequences * -(-model.max_positions // config.page_size)
-        num_pages = min(available // 4, DEFAULT_CACHE_LIMIT) // page_bytes
-        num_pages = min(num_pages, useful)
-    needed = max(num_pages, 1) * page_bytes
-    if num_pages < 1 or needed > available:
-        raise OutOfMemoryError(
-            f"a cache of {max(num_pages, 1)} pages needs {needed / 2**20:.1f} MiB; {available / 2**20:.1f} MiB are free "
-            f"and cache_bytes is {config.cache_bytes}; change cache_bytes or num_pages, or free memory"
-        )
-    return num_pages
+    token_bytes = sum(cache_widths(model).values()) * model.num_layers * dtype.itemsize
+    return choose_num_pages(
+        page_bytes=token_bytes * config.page_size,
+        available_bytes=read_machine().memory_available,
+        useful_pages=config.max_sequences * -(-model.max_positions // config.page_size),
+        cache_bytes=config.cache_bytes,
+        num_pages=config.num_pages,
+    )

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deepground.errors import IntegrityError
+from deepground.errors import IntegrityError, OutOfMemoryError
+
+DEFAULT_CACHE_LIMIT = 8 * 2**30
+"""Bytes; nobody who did not ask for it should lose more memory than this to the cache."""
 
 
 class PagePool:
@@ -103,3 +106,37 @@ class PagePool:
             raise IntegrityError(f"pages {lost[:8]} are neither free nor owned")
         if empty := [owner for owner, table in self._tables.items() if not table]:
             raise IntegrityError(f"{empty} are listed as owners without a page")
+
+
+def choose_num_pages(
+    *, page_bytes: int, available_bytes: int, useful_pages: int, cache_bytes: int | None, num_pages: int | None
+) -> int:
+    """How many pages the cache gets.
+
+    Args:
+        page_bytes: memory of one page, all layers together.
+        available_bytes: memory that is free now.
+        useful_pages: what all requests could fill at the most.
+        cache_bytes: the user's wish in bytes; None: none.
+        num_pages: the user's wish in pages; None: none. Without a wish, it is the smallest of a quarter of the free
+            memory, `DEFAULT_CACHE_LIMIT` and `useful_pages`.
+
+    Raises:
+        OutOfMemoryError: not one page fits, or the wish exceeds the free memory.
+    """
+    if num_pages is None:
+        if cache_bytes is not None:
+            num_pages = cache_bytes // page_bytes
+        else:
+            num_pages = min(min(available_bytes // 4, DEFAULT_CACHE_LIMIT) // page_bytes, useful_pages)
+    if num_pages < 1:
+        raise OutOfMemoryError(
+            f"one page of the cache needs {page_bytes / 2**20:.1f} MiB, but there is no room for it; "
+            "raise cache_bytes, lower page_size, or free memory"
+        )
+    if num_pages * page_bytes > available_bytes:
+        raise OutOfMemoryError(
+            f"a cache of {num_pages * page_bytes / 2**20:.0f} MiB was asked for, but {available_bytes / 2**20:.0f} MiB "
+            "are free; lower cache_bytes or num_pages, or free memory"
+        )
+    return num_pages

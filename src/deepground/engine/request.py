@@ -1,5 +1,6 @@
-"""A request on its way through the engine, and its share of a step: plain data, no tensors, no decisions.
+"""A request on its way through the engine, its share of a step, and what comes of it.
 
+Plain data: no tensors, no decisions.
 The engine fills a `Request`, the scheduler moves it between waiting and running, the sampler reads it. A
 preempted request keeps every token that it has generated; only the cached keys and values are lost.
 """
@@ -11,7 +12,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from deepground.messages import FinishReason, SamplingParams
+from deepground.errors import DeepgroundError
+from deepground.messages import FinishReason, SamplingParams, TokenLogprob
 
 
 class RequestStatus(enum.Enum):
@@ -123,3 +125,25 @@ class ScheduledBatch:
     def sampling(self) -> list[Request]:
         """Requests that get a new token, in the order of the chunks."""
         return [chunk.request for chunk in self.chunks if chunk.samples]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOutput:
+    """What one step added to one request."""
+
+    request_id: str
+    token_ids: tuple[int, ...] = ()
+    """New tokens, end tokens included."""
+    text: str = ""
+    """New text. It may lag behind the tokens, and it holds neither end tokens nor stop strings."""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """Of `token_ids`; None unless asked for."""
+    finish_reason: FinishReason | None = None
+    """Set on the request's last output."""
+    prompt_tokens: int
+    completion_tokens: int
+    """Tokens generated so far."""
+    error: DeepgroundError | None = None
+    """Why the request failed; set when `finish_reason` is "error"."""
+    timing: RequestTiming | None = None
+    """Set on the request's last output."""

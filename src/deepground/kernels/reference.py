@@ -99,7 +99,7 @@ def moe_experts(
     counts_E = torch.bincount(flat_ids, minlength=num_experts)
     order = flat_ids.argsort(stable=True)
     tokens = order // top_k
-    chunks = x_TD.index_select(0, tokens).split(counts_E.tolist())
+    chunks = x_TD.index_select(0, tokens).split_with_sizes(counts_E.tolist())
     outputs = [
         F.linear(swiglu(*F.linear(chunk, gate_up_EFD[e]).chunk(2, dim=-1)), down_EDF[e])
         for e, chunk in enumerate(chunks)

@@ -4,16 +4,24 @@ from deepground.model.batch import Batch, KVCache, PagedBatch, RowBatch, Span, c
 from deepground.model.chat_format import CHAT_FORMATS, ChatFormat, StreamParser, chat_format_for
 from deepground.model.config import ModelConfig
 from deepground.model.decoder import Decoder
+from deepground.model.families import FAMILIES
+from deepground.model.loading import load_config, load_model, load_raw_config
+from deepground.model.memory import DtypeChoice, ModelSize, available_memory, check_fits, choose_dtype, model_size
 from deepground.model.prompt import Prompt, Special, Text
+from deepground.model.sampling_defaults import load_sampling_defaults
+from deepground.model.saving import WeightFormat, save_model
 from deepground.model.tokenizer import StreamDecoder, Tokenizer
 
 __all__ = [
     "CHAT_FORMATS",
+    "FAMILIES",
     "Batch",
     "ChatFormat",
     "Decoder",
+    "DtypeChoice",
     "KVCache",
     "ModelConfig",
+    "ModelSize",
     "PagedBatch",
     "Prompt",
     "RowBatch",
@@ -23,6 +31,16 @@ __all__ = [
     "StreamParser",
     "Text",
     "Tokenizer",
+    "WeightFormat",
+    "available_memory",
     "cache_widths",
     "chat_format_for",
+    "check_fits",
+    "choose_dtype",
+    "load_config",
+    "load_model",
+    "load_raw_config",
+    "load_sampling_defaults",
+    "model_size",
+    "save_model",
 ]

@@ -89,7 +89,7 @@ class KVCache:
     def read(self, name: str, layer: int, slots: Tensor) -> Tensor:
         """Rows of `slots` (any shape): (*slots.shape, W)."""
         entries = self.tensors[name][layer].index_select(0, slots.flatten())  # Half the time of indexing.
-        return entries.unflatten(0, slots.shape)
+        return entries.view(*slots.shape, -1)
 
 
 def cache_widths(config: ModelConfig) -> dict[str, int]:

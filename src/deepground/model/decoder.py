@@ -16,7 +16,7 @@ from deepground.model.attention import prepare
 from deepground.model.batch import Batch, RowBatch
 from deepground.model.config import ModelConfig
 from deepground.model.layer import DecoderLayer
-from deepground.model.layers import RMSNorm
+from deepground.model.layers import Linear, RMSNorm
 from deepground.model.mtp import MtpLayer
 from deepground.model.rope import RotaryEmbedding
 
@@ -50,7 +50,7 @@ class Decoder(nn.Module):
         self.rope = RotaryEmbedding(config.rope)
         self.model = DecoderModel(config)
         if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def forward(self, batch: Batch) -> Tensor:
         """Hidden states (T, D), after the final norm."""

@@ -1,6 +1,6 @@
-"""Norms and dense feed-forward blocks.
+"""Linear maps, norms and dense feed-forward blocks.
 
-Legend: T tokens, D hidden size, F feed-forward width.
+Legend: T tokens, D input width, O output width.
 """
 
 from __future__ import annotations
@@ -9,6 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from deepground import kernels
+
+
+class Linear(nn.Linear):
+    """An affine map whose product goes through the one door to the hardware."""
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """(..., D) to (..., O)."""
+        return kernels.linear(x_TD, self.weight, self.bias)
 
 
 class RMSNorm(nn.Module):
@@ -29,9 +37,9 @@ class Mlp(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int, *, bias: bool = False) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
-        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=bias)
-        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=bias)
+        self.gate_proj = Linear(hidden_size, intermediate_size, bias=bias)
+        self.up_proj = Linear(hidden_size, intermediate_size, bias=bias)
+        self.down_proj = Linear(intermediate_size, hidden_size, bias=bias)
 
     def forward(self, x_TD: Tensor) -> Tensor:
         """(T, D) to (T, D)."""

@@ -54,7 +54,7 @@ class Router(nn.Module):
     def _mask_groups(self, choice_TE: Tensor) -> Tensor:
         """-inf outside the best groups."""
         config = self.config
-        grouped = choice_TE.unflatten(-1, (config.num_groups, -1))
+        grouped = choice_TE.view(choice_TE.shape[0], config.num_groups, -1)
         if config.group_score == "max":
             group_TG = grouped.amax(dim=-1)
         else:

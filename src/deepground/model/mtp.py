@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from deepground.model.attention import PassContext
 from deepground.model.config import ModelConfig
 from deepground.model.layer import DecoderLayer
-from deepground.model.layers import RMSNorm
+from deepground.model.layers import Linear, RMSNorm
 
 
 class SharedHead(nn.Module):
@@ -32,7 +32,7 @@ class MtpLayer(DecoderLayer):
         super().__init__(config, layer)
         self.enorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.hnorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.eh_proj = nn.Linear(2 * config.hidden_size, config.hidden_size, bias=False)
+        self.eh_proj = Linear(2 * config.hidden_size, config.hidden_size, bias=False)
         self.shared_head = SharedHead(config)
 
     def predict(self, hidden_TD: Tensor, next_embeddings_TD: Tensor, context: PassContext) -> Tensor:

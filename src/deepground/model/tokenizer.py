@@ -71,23 +71,37 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise TokenizerError(_missing_message(folder))
-        settings = {**_read_json(folder / "special_tokens_map.json"), **_read_json(folder / "tokenizer_config.json")}
+        settings = {
+            **read_settings(folder / "special_tokens_map.json"),
+            **read_settings(folder / "tokenizer_config.json"),
+        }
         end_ids: list[int] = []
         for name in ("generation_config.json", "config.json"):
-            end_ids += _end_ids(_read_json(folder / name), folder / name)
-        return cls(_read_json(path), settings, end_ids=end_ids, source=str(path))
+            end_ids += _end_ids(read_settings(folder / name), folder / name)
+        return cls(read_settings(path), settings, end_ids=end_ids, source=str(path))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text; never a special token, and no beginning-of-text token either."""
+        """Token ids of plain text; never a special token, and no beginning-of-text token either.
+
+        Halves of surrogate pairs, which are no characters, count as U+FFFD.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         encoding = self._plain.encode(text, add_special_tokens=False)
         ids: list[int] = encoding.ids
-        for position, id_ in enumerate(ids):
+        if self._forbidden.isdisjoint(ids):
+            return ids
+        # The vocabulary itself holds a marker as a whole word: encode the text in pieces cut within it.
+        cut_ids: list[int] = []
+        begin = 0
+        for (start, end), id_ in zip(encoding.offsets, ids, strict=True):
             if id_ in self._forbidden:
-                # The vocabulary itself holds the marker as a whole word: encode its two halves apart.
-                start, end = encoding.offsets[position]
-                middle = start + max(1, (end - start) // 2)
-                return [*self.encode(text[:middle]), *self.encode(text[middle:])]
-        return ids
+                middle = (start + end) // 2
+                cut_ids += self.encode(text[begin:middle] if start < middle else text[begin:start] + "\ufffd")
+                begin = middle if start < middle else end
+        return cut_ids + self.encode(text[begin:])
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """Token ids of a rendered prompt.
@@ -235,8 +249,12 @@ def _byte_level_alphabet() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(0x100 + n) for n, byte in enumerate(others)}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is no such file."""
+def read_settings(path: Path) -> dict[str, Any]:
+    """The object in one of the tokenizer's JSON files; empty if there is no such file.
+
+    Raises:
+        TokenizerError: the file is there but does not hold a JSON object.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -23,6 +23,9 @@ Role = Literal["embedding", "head", "norm", "bias", "router", "selection_bias", 
 HARMLESS_SUFFIXES = (".rotary_emb.inv_freq",)
 """Tensors that old checkpoints carry and that are derived from the config."""
 
+_MANY_MISSING = 10_000
+"""Where the search stops: the config is not that of these weights, and may ask for millions of tensors."""
+
 SCALE_SUFFIX = "_scale_inv"
 """Appended to the name of an FP8 weight, names its block scales."""
 
@@ -175,6 +178,8 @@ def match(config: ModelConfig, present: Iterable[str]) -> list[TensorSpec]:
             rows.append(tensor)
         elif not tensor.duplicate:
             missing.append(tensor.name)
+            if len(missing) == _MANY_MISSING:
+                break
     # With tied embeddings some checkpoints still carry the head; it is the embedding's second copy.
     if config.tie_word_embeddings and "lm_head.weight" in unclaimed:
         unclaimed.discard("lm_head.weight")
@@ -207,7 +212,8 @@ def _listed(names: list[str]) -> str:
     shown = ", ".join(names[:3])
     if len(names) == 1:
         return f"1 tensor ({shown}) is"
-    return f"{len(names)} tensors ({shown}{', ...' if len(names) > 3 else ''}) are"
+    count = f"{'at least ' if len(names) == _MANY_MISSING else ''}{len(names)}"
+    return f"{count} tensors ({shown}{', ...' if len(names) > 3 else ''}) are"
 
 
 def _spec(name: str, shape: tuple[int, ...], role: Role) -> ParameterSpec:

@@ -15,7 +15,7 @@ import hmac
 import ipaddress
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deepground.server.errors import Problem
 
@@ -48,9 +48,9 @@ class AccessControl:
             await problem.response(challenge if problem.status == 401 else None)(scope, receive, send)
             return
 
-        async def send_with_headers(message: dict[str, object]) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", []), *_SAFETY_HEADERS]}  # type: ignore[misc]
+                message = {**message, "headers": [*message.get("headers", ()), *_SAFETY_HEADERS]}
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

@@ -19,6 +19,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 import deepground
+from deepground.engine import ChatEvent
 from deepground.messages import Usage
 from deepground.server.access import AccessControl
 from deepground.server.body import read_body
@@ -27,7 +28,7 @@ from deepground.server.openapi import describe_body, install_openapi
 from deepground.server.page import render_page
 from deepground.server.replies import ChunkWriter, Envelope, ReplyCollector, models_json
 from deepground.server.schema import ChatCompletionRequest
-from deepground.server.service import ChatEvent, ChatService
+from deepground.server.service import ChatService, ServedModel
 from deepground.server.streaming import DONE, EventStream, sse, unless_disconnected
 from deepground.server.translate import model_ids, to_task
 
@@ -51,11 +52,14 @@ class ServerLimits:
     """Silence in a stream after which a comment is sent."""
 
 
-def create_app(service: ChatService, *, api_key: str | None = None, limits: ServerLimits | None = None) -> FastAPI:
+def create_app(
+    service: ChatService, model: ServedModel, *, api_key: str | None = None, limits: ServerLimits | None = None
+) -> FastAPI:
     """The API in front of `service`.
 
     Args:
         service: answers the conversations; started and stopped by the caller.
+        model: what the API says about the model behind it.
         api_key: if given, every path but /health needs it.
         limits: see `ServerLimits`.
     """
@@ -64,7 +68,7 @@ def create_app(service: ChatService, *, api_key: str | None = None, limits: Serv
     app.add_middleware(AccessControl, api_key=api_key)
     install_error_handlers(app)
     install_openapi(app)
-    chat = ChatRoute(service, limits or ServerLimits())
+    chat = ChatRoute(service, model, limits or ServerLimits())
 
     @app.get("/health")
     def health() -> Response:
@@ -77,7 +81,7 @@ def create_app(service: ChatService, *, api_key: str | None = None, limits: Serv
     @app.get("/v1/models")
     def models() -> Response:
         """The ids that a request may name."""
-        return JSONResponse(models_json(model_ids(service.model), service.model.created))
+        return JSONResponse(models_json(model_ids(model), model.created))
 
     @app.post("/chat/completions", include_in_schema=False)
     @app.post("/v1/chat/completions", openapi_extra=describe_body(ChatCompletionRequest))
@@ -87,7 +91,7 @@ def create_app(service: ChatService, *, api_key: str | None = None, limits: Serv
 
     @app.get("/", include_in_schema=False)
     def page(request: Request) -> HTMLResponse:
-        return render_page(service.model, base_url=str(request.base_url))
+        return render_page(model, base_url=str(request.base_url))
 
     return app
 
@@ -95,20 +99,21 @@ def create_app(service: ChatService, *, api_key: str | None = None, limits: Serv
 class ChatRoute:
     """Answers chat requests and counts those under way."""
 
-    def __init__(self, service: ChatService, limits: ServerLimits) -> None:
+    def __init__(self, service: ChatService, model: ServedModel, limits: ServerLimits) -> None:
         self._service = service
+        self._model = model
         self._limits = limits
         self._under_way = 0
 
     async def answer(self, request: Request) -> Response:
         """Validate, start, and reply."""
         body = await read_body(request, ChatCompletionRequest, max_bytes=self._limits.max_body_bytes)
-        task = to_task(body, self._service.model)
+        task = to_task(body, self._model)
         if self._under_way >= self._limits.max_requests:
             raise HTTPException(503, "The server is busy; try again in a moment", headers={"retry-after": "1"})
         envelope = Envelope(
             model=body.model,
-            fingerprint=self._service.model.fingerprint,
+            fingerprint=self._model.fingerprint,
             thinking=task.thinking,
             logprobs=bool(body.logprobs),
         )

@@ -58,10 +58,10 @@ def problem_of(error: Exception) -> Problem:
     match error:
         case ValidationError():
             return _validation_problem(error.errors(include_url=False, include_input=False))
-        case ContextLengthError():
-            return Problem(400, str(error), error.field, "context_length_exceeded")
         case RequestError():
-            return Problem(400, str(error), error.field)
+            code = "context_length_exceeded" if isinstance(error, ContextLengthError) else "invalid_request_error"
+            # The engine's prompt is the wire's messages.
+            return Problem(400, str(error), "messages" if error.field == "prompt" else error.field, code)
         case ChatFormatError():
             return Problem(400, str(error), "messages")
         case HTTPException():

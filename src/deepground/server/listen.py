@@ -12,40 +12,41 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from deepground.errors import RequestError
+from deepground.errors import ListenError
 from deepground.server.access import is_loopback_host
 
 
 def bind(host: str, port: int, *, has_key: bool = False) -> socket.socket:
     """A bound socket for `serve_app`; port 0 takes a free one.
 
+    It does not listen yet: while a model loads, clients are refused rather than kept waiting.
+
     Raises:
-        RequestError: the address is unknown, taken, or open to others while there is no key.
+        ListenError: the address is unknown, taken, or open to others while there is no key.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise RequestError(f"--host {host!r} is not an address of this machine: {error}", field="host") from None
+        raise ListenError(f"--host {host!r} is not an address of this machine: {error}") from None
     if not has_key and not is_loopback_host(str(address[0])):
-        raise RequestError(
+        raise ListenError(
             f"--host {host} is open to other machines, which needs a key: "
             "set DEEPGROUND_API_KEY or --api-key, or listen on 127.0.0.1",
-            field="host",
         )
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-        # Listening now, so that a second server on the same port fails here and not later.
-        sock.listen(1024)
     except OSError as error:
         sock.close()
-        if error.errno == errno.EADDRINUSE:
-            raise RequestError(
-                f"Port {port} on {host} is in use by another program; choose another with --port", field="port"
-            ) from None
-        raise RequestError(f"Cannot listen on {host}:{port}: {error.strerror}", field="host") from None
+        raise _listen_error(error, host, port) from None
     return sock
+
+
+def _listen_error(error: OSError, host: str, port: int) -> ListenError:
+    if error.errno == errno.EADDRINUSE:
+        return ListenError(f"port {port} on {host} is in use by another program; choose another with --port")
+    return ListenError(f"cannot listen on {host} port {port}: {error.strerror}; choose others with --host and --port")
 
 
 def url_of(sock: socket.socket) -> str:
@@ -68,7 +69,15 @@ def serve_app(
         sock: from `bind`.
         grace_s: seconds that running replies get before they are cut off; a second Ctrl-C cuts them at once.
         on_server: is handed the server before it starts; setting its `should_exit` stops it from another thread.
+
+    Raises:
+        ListenError: another server was quicker.
     """
+    try:
+        # Two servers can be bound to one port as long as none listens: here it shows.
+        sock.listen(1024)
+    except OSError as error:
+        raise _listen_error(error, *sock.getsockname()[:2]) from None
     config = uvicorn.Config(
         app,
         log_config=None,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from deepground.engine import ChatEvent
 from deepground.errors import EngineError, RequestAbortedError
 from deepground.messages import (
     Delta,
@@ -19,7 +20,6 @@ from deepground.messages import (
     ToolCallDelta,
     Usage,
 )
-from deepground.server.service import ChatEvent
 
 Json = dict[str, Any]
 
@@ -177,10 +177,9 @@ def _delta_json(delta: Delta) -> Json:
             return {"reasoning_content": text}
         case TextDelta(text):
             return {"content": text}
-        case ToolCallDelta(index, None, arguments):
-            return {"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}
         case ToolCallDelta(index, name, arguments):
-            return {"tool_calls": [_call_json(index, name, arguments)]}
+            more = {"index": index, "function": {"arguments": arguments}}
+            return {"tool_calls": [more if name is None else _call_json(index, name, arguments)]}
 
 
 def _call_json(index: int, name: str, arguments: str) -> Json:

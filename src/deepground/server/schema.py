@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 NOT_SUPPORTED = "not_supported_yet"
@@ -76,14 +76,9 @@ def _as_parts(content: Any) -> Any:
     raise PydanticCustomError("content_type", "must be a string or a list of text parts")
 
 
-_CONTENT_SCHEMA = {
-    "anyOf": [{"type": "string"}, {"type": "array", "items": {"$ref": "#/components/schemas/TextContent"}}]
-}
-Content = Annotated[list[TextContent], BeforeValidator(_as_parts), WithJsonSchema(_CONTENT_SCHEMA)]
+Content = Annotated[list[TextContent], BeforeValidator(_as_parts, json_schema_input_type=str | list[TextContent])]
 OptionalContent = Annotated[
-    list[TextContent] | None,
-    BeforeValidator(_as_parts),
-    WithJsonSchema({"anyOf": [*_CONTENT_SCHEMA["anyOf"], {"type": "null"}]}),
+    list[TextContent] | None, BeforeValidator(_as_parts, json_schema_input_type=str | list[TextContent] | None)
 ]
 
 
@@ -218,20 +213,9 @@ def _as_list(stop: Any) -> Any:
     raise PydanticCustomError("stop_type", "must be a string or a list of strings")
 
 
-Stop = Annotated[
-    list[Annotated[str, Field(min_length=1)]] | None,
-    Field(max_length=16),
-    BeforeValidator(_as_list),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "minLength": 1},
-                {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": 16},
-                {"type": "null"},
-            ]
-        }
-    ),
-]
+StopString = Annotated[str, Field(min_length=1)]
+StopList = Annotated[list[StopString], Field(max_length=16)]
+Stop = Annotated[StopList | None, BeforeValidator(_as_list, json_schema_input_type=StopString | StopList | None)]
 
 
 def _only_free_choice(choice: Any) -> Any:

@@ -1,16 +1,17 @@
-"""What the server needs from whatever answers: one protocol, three values.
+"""What the server needs to know about the model, and what it needs from whatever answers.
 
-`deepground.engine` provides the real one; the tests bring a small one of their own. Nothing here knows
-tokens' tensors, and nothing in the engine knows HTTP.
+The engine's `ChatSession` is the real service; the tests bring a small one of their own. Nothing in the
+engine knows HTTP.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from deepground.messages import Delta, FinishReason, Message, SamplingParams, TokenLogprob, Tool, Usage
+from deepground.engine import ChatEvent
+from deepground.messages import Message, SamplingParams, Tool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,37 +26,16 @@ class ServedModel:
     """It has a thinking mode."""
     can_answer_directly: bool = True
     """Its thinking can be switched off."""
-    can_call_tools: bool = True
     fingerprint: str = "fp_deepground"
-    """`system_fingerprint`: changes when the same request may get another answer."""
+    """`system_fingerprint`: another one means that the same request and seed may get another answer."""
     created: int = 0
     """Unix time of the model's making, for the list of models."""
-    default_params: SamplingParams = SamplingParams()
+    default_params: SamplingParams = field(default_factory=SamplingParams)
     """What a request gets for the sampling fields that it leaves out."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatEvent:
-    """What one step of the engine added to a reply."""
-
-    deltas: tuple[Delta, ...] = ()
-    reasoning_logprobs: tuple[TokenLogprob, ...] = ()
-    """Of the tokens of this step that belong to the thinking; empty unless asked for."""
-    content_logprobs: tuple[TokenLogprob, ...] = ()
-    """Of the other tokens of this step."""
-    finish_reason: FinishReason | None = None
-    """Set on the last event."""
-    usage: Usage | None = None
-    """Set on the last event."""
 
 
 class ChatService(Protocol):
     """Something that continues conversations."""
-
-    @property
-    def model(self) -> ServedModel:
-        """The model that answers."""
-        ...
 
     @property
     def is_healthy(self) -> bool:

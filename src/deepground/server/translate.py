@@ -59,12 +59,9 @@ def to_task(request: ChatCompletionRequest, model: ServedModel) -> ChatTask:
     if request.model not in model_ids(model):
         known = ", ".join(model_ids(model))
         raise RequestError(f"Model Not Exist: {request.model!r}; this server has {known}", field="model")
-    tools = _to_tools(request)
-    if tools and not model.can_call_tools:
-        raise RequestError(f"{model.name} has no way to call tools; leave tools out", field="tools")
     return ChatTask(
         messages=to_messages(request.messages),
-        tools=tools,
+        tools=_to_tools(request),
         params=_to_params(request, model),
         thinking=_wants_thinking(request, model),
     )

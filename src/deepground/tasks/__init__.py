@@ -3,15 +3,8 @@
 The same grader scores evaluation and reward. Nothing here computes with tensors.
 """
 
-from deepground.tasks.mixture import (
-    TASK_WEIGHTS,
-    Conversation,
-    draw_problem,
-    evaluation_set,
-    find_task,
-    problem_conversation,
-    training_conversation,
-)
+from deepground.tasks.conversation import Conversation, problem_conversation
+from deepground.tasks.mixture import TASK_WEIGHTS, draw_problem, evaluation_set, find_task, training_conversation
 from deepground.tasks.problem import Problem, Split, Task
 from deepground.tasks.registry import TASKS
 

@@ -6,7 +6,7 @@ from random import Random
 
 from deepground.tasks.columns import Operator, chain, labelled, product
 from deepground.tasks.grading import gym_score, only_number
-from deepground.tasks.problem import Draft, ProceduralTask, Problem
+from deepground.tasks.problem import Draft, Problem, ProceduralTask
 from deepground.tasks.wording import ask, spaced
 
 _ADDITION = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from deepground.tasks.grading import clock_value, gym_score, only_number
-from deepground.tasks.problem import Draft, ProceduralTask, Problem
+from deepground.tasks.problem import Draft, Problem, ProceduralTask
 from deepground.tasks.wording import ask
 
 _DURATION = (
@@ -47,7 +47,8 @@ class TimeIntervals(ProceduralTask):
     def draw(self, rng: Random, level: int) -> tuple[int, int, bool]:
         """Start and end in minutes after midnight, and whether minutes are asked for.
 
-        Level 1 stays within 2 hours, 2 within 6 hours, 3 within the day, 4 may cross midnight; the stretch level always does.
+        Level 1 stays within 2 hours, 2 within 6 hours, 3 within the day, 4 may cross midnight; the stretch level
+        always does.
         """
         start = rng.randrange(24 * 60)
         longest = (120, 360, 24 * 60 - 1, 24 * 60 - 1, 24 * 60 - 1)[level - 1]

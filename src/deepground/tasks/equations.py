@@ -8,7 +8,7 @@ from typing import Literal
 
 from deepground.tasks.columns import Operator, chain, labelled, quotient
 from deepground.tasks.grading import gym_score, only_number
-from deepground.tasks.problem import Draft, ProceduralTask, Problem
+from deepground.tasks.problem import Draft, Problem, ProceduralTask
 from deepground.tasks.wording import ask
 
 _WORDINGS = (
@@ -76,8 +76,8 @@ class SimpleEquations(ProceduralTask):
         return _Equation(form, factor, constant, right, solution)
 
     def canonical(self, operands: _Equation) -> str:
-        """The numbers and the form, without the name of the unknown."""
-        return f"{operands.form} {operands.factor} {operands.constant} {operands.right}"
+        """The factor and what the product equals: `4 31-7` for 4x + 7 = 31, whatever the unknown's name."""
+        return f"{operands.factor} {_written(_terms_of_product(operands))}"
 
     def build(self, operands: _Equation, rng: Random) -> Draft:
         """Moves the constant to the right, then divides by the factor."""
@@ -85,10 +85,7 @@ class SimpleEquations(ProceduralTask):
         factor = str(operands.factor) if operands.factor > 1 else ""
         lines: list[str] = []
         terms = _terms_of_product(operands)
-        moved = "".join(
-            f"{operator if i or operator == '-' else ''}{value}" for i, (operator, value) in enumerate(terms)
-        )
-        lines.append(f"{factor}{name}={moved}")
+        lines.append(f"{factor}{name}={_written(terms)}")
         total, width = chain(terms, lines)
         if operands.factor > 1:
             quotient(total, width, operands.factor, lines)
@@ -113,6 +110,10 @@ def _terms_of_product(equation: _Equation) -> list[tuple[Operator, int]]:
     if equation.form == "term-constant":
         return [right, ("+", equation.constant)]
     return [("+", equation.constant), ("+" if equation.right < 0 else "-", abs(equation.right))]
+
+
+def _written(terms: list[tuple[Operator, int]]) -> str:
+    return "".join(f"{operator}{value}" for operator, value in terms).removeprefix("+")
 
 
 def _equation_text(equation: _Equation, name: str, rng: Random) -> str:

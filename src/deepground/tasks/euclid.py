@@ -7,7 +7,7 @@ from random import Random
 
 from deepground.tasks.columns import quotient
 from deepground.tasks.grading import gym_score, only_number
-from deepground.tasks.problem import Draft, ProceduralTask, Problem
+from deepground.tasks.problem import Draft, Problem, ProceduralTask
 from deepground.tasks.wording import ask
 
 _WORDINGS = (

@@ -1,8 +1,8 @@
 """From a reply to 1.0 or 0.0.
 
 Where reasoning-gym has the task, its grader decides, behind an adapter: the reply is reduced to the bare answer first,
-and only a score of exactly 1.0 counts. Its partial credit (a score above 0 for junk that shares a digit or a letter with the
-answer) and its tolerance in `number_sorting` (numbers that are off by one pass) are thus refused.
+and only a score of exactly 1.0 counts. That refuses its partial credit: a score above 0 for junk that shares a digit
+or a letter with the answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?|(?<=[a-z=])-?\d+(?:\.\d+)?")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _CLOCK = re.compile(r"\b(\d{1,3}):(\d{2})\b")
 _HOURS_AND_MINUTES = re.compile(r"\b(\d+)\s*h(?:ours?|rs?)?\b\D*?(\d+)\s*m(?:in(?:ute)?s?)?\b")
-_WORD = re.compile(r"[a-z]+")
+_RESTATES = re.compile(r"=|\bis\b|\bequals\b|\bare\b|是|等於")
+_WORD = re.compile(r"[a-z0-9]+")
 
 
 class _Scorer(Protocol):
@@ -52,13 +53,14 @@ def numbers_in(text: str) -> list[str]:
 def only_number(reply: str, question: str) -> str | None:
     """The one number that a reply gives as its answer.
 
-    Numbers that the question holds may be repeated ("17 + 25 = 42"); beyond those, a reply that offers several
+    A reply that restates the question may repeat its numbers ("17 + 25 = 42"); otherwise, a reply that offers several
     different numbers answers nothing.
     """
     found = numbers_in(_without_minus_operators(reply))
     if not found:
         return None
-    asked = Counter(number.lstrip("-") for number in numbers_in(question))
+    restated = numbers_in(question) if _RESTATES.search(reply) else []
+    asked = Counter(number.lstrip("-") for number in restated)
     answer = found[-1]
     for number in found[:-1]:
         magnitude = number.lstrip("-")
@@ -66,7 +68,7 @@ def only_number(reply: str, question: str) -> str | None:
             asked[magnitude] -= 1
         elif number != answer:
             return None
-    return answer
+    return _plain(answer)
 
 
 def number_list(reply: str) -> list[int] | None:
@@ -88,9 +90,15 @@ def clock_value(reply: str) -> str | None:
 
 
 def last_word(reply: str) -> str | None:
-    """The last run of letters, in lower case; refuses replies of more than eight words."""
+    """The last run of letters and digits, in lower case; refuses replies of more than eight words."""
     words = _WORD.findall(reply.lower())
-    return words[-1] if 0 < len(words) <= 8 else None
+    return words[-1] if 0 < len(words) <= 8 and words[-1].isalpha() else None
+
+
+def _plain(number: str) -> str:
+    """`042` and `42.0` are 42."""
+    whole, _, decimals = number.partition(".")
+    return str(int(whole)) if len(whole) < 100 and not decimals.strip("0") else number
 
 
 def _without_minus_operators(text: str) -> str:

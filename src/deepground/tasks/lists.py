@@ -6,7 +6,7 @@ from random import Random
 
 from deepground.tasks.columns import comparison, labelled
 from deepground.tasks.grading import gym_score, number_list, only_number
-from deepground.tasks.problem import Draft, ProceduralTask, Problem
+from deepground.tasks.problem import Draft, Problem, ProceduralTask
 from deepground.tasks.wording import ask
 
 _ASCENDING = (
@@ -95,8 +95,8 @@ class NumberSorting(ProceduralTask):
         return rng.random() < 0.5, numbers
 
     def canonical(self, operands: tuple[bool, list[int]]) -> str:
-        """The numbers in the given order, whatever the direction."""
-        return " ".join(map(str, operands[1]))
+        """The numbers, whatever their order and the direction."""
+        return " ".join(map(str, sorted(operands[1])))
 
     def build(self, operands: tuple[bool, list[int]], rng: Random) -> Draft:
         """Selection sort."""
@@ -137,8 +137,8 @@ class ListExtreme(ProceduralTask):
         return rng.random() < 0.5, [rng.randrange(limit) for _ in range(rng.randint(low, high))]
 
     def canonical(self, operands: tuple[bool, list[int]]) -> str:
-        """The numbers in the given order."""
-        return " ".join(map(str, operands[1]))
+        """The numbers, whatever their order."""
+        return " ".join(map(str, sorted(operands[1])))
 
     def build(self, operands: tuple[bool, list[int]], rng: Random) -> Draft:
         """`7:45` reads: the next number is 7, the best so far is 45."""

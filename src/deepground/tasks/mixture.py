@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from random import Random
 
 from deepground.errors import TaskError
 from deepground.messages import Message
+from deepground.tasks.conversation import (
+    Conversation,
+    problem_turn,
+    small_talk_turn,
+    with_system_prompt,
+)
 from deepground.tasks.problem import Problem, Split, Task
 from deepground.tasks.registry import TASKS
 
@@ -21,20 +26,18 @@ TASK_WEIGHTS: Mapping[str, float] = {
     "number_sorting": 10,
     "spell_backward": 9,
     "time_intervals": 8,
+    "division": 4,
     "comparison": 2,
     "letter_counting": 3,
     "list_extreme": 2,
 }
 """Shares of the tasks in training, relative to each other."""
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """Messages that training shows; the loss falls on the assistant's."""
-
-    messages: tuple[Message, ...]
-    thinking: bool
-    """Whether the assistant thinks first; if not, no message carries reasoning."""
+THINKING_SHARE = 0.85
+"""Share of the conversations in which the assistant thinks first."""
+SMALL_TALK_SHARE = 0.08
+MULTI_TURN_SHARE = 0.06
+_TURNS = ((True, False), (False, False), (False, False), (False, True), (True, True))
+"""Whether the first and the second turn of a conversation of two are small talk."""
 
 
 def draw_problem(
@@ -72,18 +75,36 @@ def find_task(name: str) -> Task:
     return TASKS[name]
 
 
-def problem_conversation(problem: Problem, *, thinking: bool = True) -> Conversation:
-    """Question and answer, with the trace as the thinking."""
-    reasoning = problem.trace if thinking else ""
-    return Conversation((Message.user(problem.question), Message.assistant(problem.answer, reasoning=reasoning)), thinking)
-
-
 def training_conversation(
     seed: int, *, weights: Mapping[str, float] = TASK_WEIGHTS, progress: float = 1.0
 ) -> Conversation:
-    """The training example of this seed; see the shares at the head of the file."""
+    """The training example of this seed.
+
+    Args:
+        seed: any integer.
+        weights: relative shares of the tasks, by name.
+        progress: see `draw_problem`.
+
+    Raises:
+        TaskError: an unknown task is named or progress is out of range.
+    """
     rng = Random(f"conversation {seed}")
-    return problem_conversation(draw_problem(rng, weights, progress=progress), thinking=rng.random() < 0.83)
+    thinking = rng.random() < THINKING_SHARE
+
+    def turn(talk: bool) -> tuple[Message, Message]:
+        if talk:
+            return small_talk_turn(rng, thinking=thinking)
+        return problem_turn(draw_problem(rng, weights, progress=progress), thinking=thinking)
+
+    kind = rng.random()
+    if kind < SMALL_TALK_SHARE:
+        messages: tuple[Message, ...] = turn(talk=True)
+    elif kind < SMALL_TALK_SHARE + MULTI_TURN_SHARE:
+        first_talks, then_talks = rng.choice(_TURNS)
+        messages = turn(first_talks) + turn(then_talks)
+    else:
+        messages = turn(talk=False)
+    return Conversation(with_system_prompt(rng, messages), thinking)
 
 
 def evaluation_set(

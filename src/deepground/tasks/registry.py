@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from deepground.tasks.arithmetic import Addition, ChainSum, Multiplication, Subtraction
 from deepground.tasks.clock import TimeIntervals
+from deepground.tasks.division import Division
 from deepground.tasks.equations import SimpleEquations
 from deepground.tasks.euclid import GreatestCommonDivisor
 from deepground.tasks.lists import Comparison, ListExtreme, NumberSorting
@@ -17,6 +18,7 @@ _ALL: tuple[Task, ...] = (
     Subtraction(),
     Multiplication(),
     ChainSum(),
+    Division(),
     SimpleEquations(),
     GreatestCommonDivisor(),
     NumberSorting(),

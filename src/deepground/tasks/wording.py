@@ -8,9 +8,21 @@ from random import Random
 _REQUESTS = ("Please ", "please ", "Can you ", "Could you ", "Hey, ", "Hi, ", "Now ", "ok, ")
 _GREETINGS = ("Hey, ", "Hi, ", "Hello, ", "ok, ", "So, ", "Now: ")
 _CLOSINGS = (" Thanks.", " Thank you!", " please", ", please", ", thanks")
-_VERBS = frozenset(
-    "add arrange calculate compute count determine evaluate find multiply order put reverse solve sort spell"
-    " subtract take work write".split()
+_VERBS = (
+    *(
+        "add",
+        "arrange",
+        "calculate",
+        "compute",
+        "count",
+        "determine",
+        "divide",
+        "evaluate",
+        "find",
+        "multiply",
+        "order",
+    ),
+    *("put", "reverse", "solve", "sort", "spell", "subtract", "take", "work", "write"),
 )
 _CHANGED = 0.35
 """Share of the English questions that are changed."""

@@ -7,7 +7,7 @@ from importlib.resources import files
 from random import Random
 
 from deepground.tasks.grading import gym_score, last_word, only_number
-from deepground.tasks.problem import Draft, ProceduralTask, Problem
+from deepground.tasks.problem import Draft, Problem, ProceduralTask
 from deepground.tasks.wording import ask
 
 _BACKWARD = (
@@ -40,7 +40,26 @@ _COUNT = (
 )
 _LENGTHS = ((3, 4), (4, 5), (6, 7), (8, 8), (9, 9))
 _CONSONANTS = "bcdfghjklmnprstvwz"
-_CLUSTERS = ("br", "ch", "cl", "cr", "dr", "fl", "fr", "gr", "pl", "pr", "qu", "sh", "sl", "sp", "st", "str", "th", "tr")
+_CLUSTERS = (
+    "br",
+    "ch",
+    "cl",
+    "cr",
+    "dr",
+    "fl",
+    "fr",
+    "gr",
+    "pl",
+    "pr",
+    "qu",
+    "sh",
+    "sl",
+    "sp",
+    "st",
+    "str",
+    "th",
+    "tr",
+)
 _VOWELS = ("a", "e", "i", "o", "u", "a", "e", "o", "ea", "ee", "oo", "ai", "ou")
 _ENDINGS = ("", "", "n", "r", "t", "s", "l", "m", "ck", "ng", "nd", "st", "ll", "d", "y")
 

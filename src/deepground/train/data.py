@@ -2,14 +2,14 @@
 
 Legend: B rows; S row length; T = B * S tokens of a batch.
 
-Nothing is stored. Sample i of a run depends on the run's seed and i only, and what the packer holds back is
+Nothing is stored. Sample i of a run depends on i and the run's seed only, and what the packer holds back is
 a short list of indices, so that the data's position in a checkpoint is a few integers.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,19 +20,6 @@ from deepground.errors import TrainingError
 from deepground.messages import Message, Tool
 from deepground.model import ChatFormat, RowBatch, Tokenizer
 from deepground.train.loss import IGNORED
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """What one sample is made from; the last message is the assistant's, and it alone is trained on."""
-
-    messages: tuple[Message, ...]
-    thinking: bool
-    tools: tuple[Tool, ...] = ()
-
-
-ConversationSource = Callable[[int], Conversation]
-"""A seed (int from 0 to 2^48 - 1) to a conversation; the same seed always gives the same one."""
 
 
 @dataclass(frozen=True)
@@ -92,16 +79,30 @@ class DataPosition:
         return {"next_index": self.next_index, "waiting": list(self.waiting), "dropped": self.dropped}
 
 
-def encode_conversation(conversation: Conversation, tokenizer: Tokenizer, chat_format: ChatFormat) -> Sample:
+def encode_conversation(
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    chat_format: ChatFormat,
+    *,
+    thinking: bool,
+    tools: Sequence[Tool] = (),
+) -> Sample:
     """Exactly the tokens that a server would prompt with, then exactly those that the model should write.
+
+    Args:
+        messages: a conversation that ends with the assistant's message, the one that is trained on.
+        tokenizer: of the model.
+        chat_format: of the model.
+        thinking: the last message thinks before it answers.
+        tools: functions that the assistant is offered.
 
     Raises:
         TrainingError: the last message is not the assistant's.
     """
-    *context, reply = conversation.messages
+    *context, reply = messages
     if reply.role != "assistant":
         raise TrainingError(f"a training conversation ends with the assistant's message, not with role {reply.role}")
-    prompt = chat_format.render(context, tools=conversation.tools, thinking=conversation.thinking)
+    prompt = chat_format.render(context, tools=tools, thinking=thinking)
     prompt_ids = tokenizer.encode_prompt(prompt)
     reply_ids = tokenizer.encode_prompt(chat_format.render_reply(reply, in_reasoning=prompt.in_reasoning))
     return Sample([*prompt_ids, *reply_ids], len(prompt_ids))
@@ -119,8 +120,7 @@ class PackedStream:
     place, and those wait for the next batch.
 
     Args:
-        make_sample: sample by its seed.
-        seed: the run's seed.
+        make_sample: sample by its index, counted from 0; the same index always gives the same one.
         num_rows: B.
         row_length: S.
         pad_id: token of the unused ends of rows.
@@ -131,7 +131,6 @@ class PackedStream:
         self,
         make_sample: Callable[[int], Sample],
         *,
-        seed: int,
         num_rows: int,
         row_length: int,
         pad_id: int,
@@ -139,7 +138,6 @@ class PackedStream:
     ) -> None:
         self.position = position or DataPosition()
         self._make_sample = make_sample
-        self._seed = seed
         self._num_rows = num_rows
         self._row_length = row_length
         self._pad_id = pad_id
@@ -156,7 +154,7 @@ class PackedStream:
         patience, dropped = max(8, self._num_rows // 2), 0
         while len(self.position.waiting) < patience:
             index = queue.pop(0) if queue else self._draw()
-            sample = self._make_sample(sample_seed(self._seed, index))
+            sample = self._make_sample(index)
             length = len(sample.token_ids)
             if length > self._row_length:
                 dropped += 1

@@ -44,8 +44,6 @@ class PretrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     balance_gamma: float = 1e-3
     """Step of the routers' selection bias, times the schedule's factor."""
-    seed: int = 0
-    """Of the data."""
     precision: Precision = "auto"
     """Of the products: auto is bfloat16 where the hardware has it. Weights and their averages are float32."""
     checkpoint_steps: int = 200
@@ -100,7 +98,7 @@ class Trainer:
 
     Args:
         decoder: float32 weights, initialised.
-        make_sample: sample by its seed.
+        make_sample: sample by its index.
         config: the run's settings.
         pad_id: token of the unused ends of rows.
         device: where the model lives.
@@ -164,7 +162,7 @@ class Trainer:
             settings goes on, but is not the run that it would have been.
 
         Raises:
-            CheckpointError: it is damaged, of another model, or of a run with another data seed.
+            CheckpointError: it is damaged or of another model.
         """
         state = checkpoint.read_state(path)
         try:
@@ -173,11 +171,6 @@ class Trainer:
             self.position = DataPosition(**state["data"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path / checkpoint.STATE_FILE} is incomplete: {error!r}") from error
-        if before.get("seed") != self.config.seed:
-            raise CheckpointError(
-                f"{path} was written with seed {before.get('seed')}, this run has seed {self.config.seed}; "
-                "keep the seed, or start a new run folder"
-            )
         checkpoint.load_model_weights(path, self.decoder)
         checkpoint.load_training_state(path, self.optimizers)
         self._stream = self._open_stream()
@@ -186,7 +179,6 @@ class Trainer:
     def _open_stream(self) -> PackedStream:
         return PackedStream(
             self._make_sample,
-            seed=self.config.seed,
             num_rows=self.config.num_rows,
             row_length=self.config.row_length,
             pad_id=self._pad_id,
@@ -203,7 +195,7 @@ class Trainer:
                 loss = masked_cross_entropy(self.decoder, rows, targets_T) / num_trained
             loss.backward()  # type: ignore[no-untyped-call]
             self._balancer.observe()
-            total += float(loss)
+            total += float(loss.detach())
         return total
 
 

@@ -1,7 +1,7 @@
 """What all layers of one pass share, worked out once: angles, masks, and slots of the cache.
 
-Legend: T tokens of the pass, R rotary pairs, B rows, S row length, N decoding sequences, P longest of
-their contexts, L new tokens of a prefill chunk, C all tokens of its sequence so far.
+Legend: T tokens of the pass, R rotary pairs, B rows, S row length, H heads, W head width, N decoding
+sequences, P longest of their contexts, L new tokens of a prefill chunk, C all tokens of its sequence so far.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ class RowContext:
     num_rows: int
     mask_B1SS: Tensor | None
     """Added to the scores: 0 where a key is seen, -inf elsewhere. None: plainly causal."""
+
+    def by_row(self, x_THW: Tensor) -> Tensor:
+        """The same values as (B, H, S, W), without a copy."""
+        return x_THW.view(self.num_rows, -1, *x_THW.shape[1:]).transpose(1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from deepground import kernels
 from deepground.model.attention.context import DecodeGroup, PagedContext, PassContext, PrefillChunk, RowContext
 from deepground.model.config import GqaConfig, ModelConfig
-from deepground.model.layers import RMSNorm
+from deepground.model.layers import Linear, RMSNorm
 
 
 class GroupedQueryAttention(nn.Module):
@@ -24,10 +24,10 @@ class GroupedQueryAttention(nn.Module):
         self.rotary_dim, self.interleaved = config.rope.rotary_dim, config.rope.interleaved
         self.scale = gqa.head_dim**-0.5
         query_size, kv_size = gqa.num_heads * gqa.head_dim, gqa.num_kv_heads * gqa.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=gqa.qkv_bias)
-        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=gqa.qkv_bias)
-        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=gqa.qkv_bias)
-        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=gqa.output_bias)
+        self.q_proj = Linear(config.hidden_size, query_size, bias=gqa.qkv_bias)
+        self.k_proj = Linear(config.hidden_size, kv_size, bias=gqa.qkv_bias)
+        self.v_proj = Linear(config.hidden_size, kv_size, bias=gqa.qkv_bias)
+        self.o_proj = Linear(query_size, config.hidden_size, bias=gqa.output_bias)
         if gqa.qk_norm:
             self.q_norm = RMSNorm(gqa.head_dim, config.rms_norm_eps)
             self.k_norm = RMSNorm(gqa.head_dim, config.rms_norm_eps)
@@ -35,9 +35,9 @@ class GroupedQueryAttention(nn.Module):
     def forward(self, x_TD: Tensor, context: PassContext) -> Tensor:
         """(T, D) to (T, D); in a paged pass the new keys and values are stored first."""
         width = self.gqa.head_dim
-        q_THW = self.q_proj(x_TD).unflatten(-1, (-1, width))
-        k_TGW = self.k_proj(x_TD).unflatten(-1, (-1, width))
-        v_TGW = self.v_proj(x_TD).unflatten(-1, (-1, width))
+        q_THW = self.q_proj(x_TD).view(x_TD.shape[0], -1, width)
+        k_TGW = self.k_proj(x_TD).view(x_TD.shape[0], -1, width)
+        v_TGW = self.v_proj(x_TD).view(x_TD.shape[0], -1, width)
         if self.gqa.qk_norm:
             q_THW, k_TGW = self.q_norm(q_THW), self.k_norm(k_TGW)
         q_THW, k_TGW = self._rotate(q_THW, context), self._rotate(k_TGW, context)
@@ -56,9 +56,7 @@ class GroupedQueryAttention(nn.Module):
         return torch.cat((rotated, x_THW[..., self.rotary_dim :]), dim=-1)
 
     def _rows(self, q_THW: Tensor, k_TGW: Tensor, v_TGW: Tensor, context: RowContext) -> Tensor:
-        q_BHSW, k_BGSW, v_BGSW = (
-            x.unflatten(0, (context.num_rows, -1)).transpose(1, 2) for x in (q_THW, k_TGW, v_TGW)
-        )
+        q_BHSW, k_BGSW, v_BGSW = (context.by_row(x) for x in (q_THW, k_TGW, v_TGW))
         causal = context.mask_B1SS is None
         out_BHSW = kernels.attention(q_BHSW, k_BGSW, v_BGSW, scale=self.scale, mask=context.mask_B1SS, causal=causal)
         return out_BHSW.transpose(1, 2).flatten(0, 1)
@@ -78,13 +76,13 @@ class GroupedQueryAttention(nn.Module):
     def _read(self, context: PagedContext, slots: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of some slots, (..., slots, G, W) each, in the activations' type."""
         key, value = (context.cache.read(name, self.layer, slots) for name in ("key", "value"))
-        shape = (self.gqa.num_kv_heads, self.gqa.head_dim)
-        return key.to(like.dtype).unflatten(-1, shape), value.to(like.dtype).unflatten(-1, shape)
+        shape = (*slots.shape, self.gqa.num_kv_heads, self.gqa.head_dim)
+        return key.to(like.dtype).view(shape), value.to(like.dtype).view(shape)
 
     def _decode(self, q_NHW: Tensor, context: PagedContext, group: DecodeGroup) -> Tensor:
         """The heads that share keys stand as queries of one head, so nothing is repeated."""
         k_NPGW, v_NPGW = self._read(context, group.slots_NP, q_NHW)
-        q_NGJW = q_NHW.unflatten(1, (self.gqa.num_kv_heads, -1))
+        q_NGJW = q_NHW.view(q_NHW.shape[0], self.gqa.num_kv_heads, -1, self.gqa.head_dim)
         out_NGJW = kernels.attention(
             q_NGJW, k_NPGW.transpose(1, 2), v_NPGW.transpose(1, 2), scale=self.scale, mask=group.mask_N11P
         )

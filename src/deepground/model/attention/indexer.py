@@ -32,6 +32,7 @@ from deepground.model.attention.context import (
     causal_mask,
 )
 from deepground.model.config import IndexerConfig, MlaConfig, ModelConfig
+from deepground.model.layers import Linear
 
 KEY_NORM_EPS = 1e-6
 SCORE_BLOCK = 1 << 24
@@ -64,15 +65,15 @@ class Indexer(nn.Module):
             layer,
         )
         self.rotary_dim = mla.qk_rope_head_dim
-        self.wq_b = nn.Linear(mla.q_lora_rank or config.hidden_size, self.num_heads * self.head_dim, bias=False)
-        self.wk = nn.Linear(config.hidden_size, self.head_dim, bias=False)
+        self.wq_b = Linear(mla.q_lora_rank or config.hidden_size, self.num_heads * self.head_dim, bias=False)
+        self.wk = Linear(config.hidden_size, self.head_dim, bias=False)
         self.k_norm = nn.LayerNorm(self.head_dim, eps=KEY_NORM_EPS)
-        self.weights_proj = nn.Linear(config.hidden_size, self.num_heads, bias=False)
+        self.weights_proj = Linear(config.hidden_size, self.num_heads, bias=False)
 
     @torch.no_grad()
     def forward(self, x_TD: Tensor, q_source_TQ: Tensor, context: PassContext) -> IndexQuery:
         """Queries, keys and head weights of the new tokens; in a paged pass the keys are stored."""
-        q_TIW = self._rotate(self.wq_b(q_source_TQ).unflatten(-1, (self.num_heads, -1)), context)
+        q_TIW = self._rotate(self.wq_b(q_source_TQ).view(-1, self.num_heads, self.head_dim), context)
         k_TW = self._rotate(self.k_norm(self.wk(x_TD)).unsqueeze(1), context).squeeze(1)
         weights_TI = self.weights_proj(x_TD).float() * (self.num_heads**-0.5 * self.head_dim**-0.5)
         if not isinstance(context, RowContext):
@@ -80,17 +81,15 @@ class Indexer(nn.Module):
         return IndexQuery(q_TIW=q_TIW, k_TW=k_TW, weights_TI=weights_TI)
 
     def _rotate(self, x_TIW: Tensor, context: PassContext) -> Tensor:
-        turned, rest = x_TIW.split((self.rotary_dim, self.head_dim - self.rotary_dim), dim=-1)
-        turned = kernels.apply_rope(
-            turned, context.cos_TR.unsqueeze(1), context.sin_TR.unsqueeze(1), interleaved=False
-        )
+        turned, rest = x_TIW.split_with_sizes((self.rotary_dim, self.head_dim - self.rotary_dim), dim=-1)
+        turned = kernels.apply_rope(turned, context.cos_TR.unsqueeze(1), context.sin_TR.unsqueeze(1), interleaved=False)
         return torch.cat((turned, rest), dim=-1)
 
     @torch.no_grad()
     def row_mask(self, index: IndexQuery, context: RowContext, dtype: torch.dtype) -> Tensor | None:
         """Additive mask (B, 1, S, S) of the chosen tokens; the context's own if none can be left out."""
         q_BSIW, k_BSW, weights_BSI = (
-            x.unflatten(0, (context.num_rows, -1)) for x in (index.q_TIW, index.k_TW, index.weights_TI)
+            x.view(context.num_rows, -1, *x.shape[1:]) for x in (index.q_TIW, index.k_TW, index.weights_TI)
         )
         length = q_BSIW.shape[1]
         if length <= self.topk:
@@ -145,6 +144,6 @@ def index_scores(q_BQIW: Tensor, k_BMW: Tensor, weights_BQI: Tensor) -> Tensor:
     parts = []
     for start in range(0, queries, block):
         q_BxW = q_BQIW[:, start : start + block].float().flatten(1, 2)
-        products = F.relu(torch.bmm(q_BxW, keys_BWM)).unflatten(1, (-1, heads))
+        products = F.relu(torch.bmm(q_BxW, keys_BWM)).view(batch, -1, heads, k_BMW.shape[1])
         parts.append(torch.matmul(weights_BQI[:, start : start + block].unsqueeze(2), products).squeeze(2))
     return torch.cat(parts, dim=1)

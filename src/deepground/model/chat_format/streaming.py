@@ -5,9 +5,9 @@ A parser is fed pieces of text, cut anywhere, and gives back deltas. Three promi
 - However the text is cut, the deltas add up to the same reasoning, content and calls.
 - Only text that could be the beginning of a marker is held back, and `finish` lets it go.
 - No text is lost. What turns out not to be a call comes out as content, markers included. A call that
-  is cut off after its name comes out as far as it goes, and `incomplete_call` says so. Broken JSON in
-  arguments comes out as it is: whoever runs the call has to check it anyway. The one thing swallowed is
-  white space between markers, which the format itself puts there.
+  is cut off within its arguments comes out as far as it goes, and `incomplete_call` says so; one that is
+  cut off earlier is content. Broken JSON in arguments comes out as it is: whoever runs the call has to
+  check it anyway. The one thing swallowed is white space between markers, which the format puts there.
 """
 
 from __future__ import annotations
@@ -170,6 +170,7 @@ class ReasoningParser(StreamParser):
         self._emit_text(text)
         if marker is None:
             return False
+        self._skip_newlines = 0
         self._held = marker
         self._step = self._calls
         return True
@@ -180,7 +181,6 @@ class ReasoningParser(StreamParser):
 
     def _not_a_call(self) -> bool:
         """Give up on a block: what was consumed of it is content after all."""
-        self._skip_newlines = 0
         self._emit_text(self._held)
         self._held = ""
         self._step = self._content

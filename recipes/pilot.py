@@ -1,0 +1,176 @@
+"""The run that makes the bundled pilot: every number of it is in this file.
+
+    python recipes/pilot.py tokenizer   # a minute: runs/pilot/tokenizer/
+    python recipes/pilot.py train       # 90 minutes on one core; killed at any time, it goes on where it was
+    python recipes/pilot.py export      # src/deepground/pilot/, FP8 with power-of-two scales
+    python recipes/pilot.py evaluate    # accuracies of the exported folder, into its model card
+
+docs/guides/pilot.md tells how long each step takes and what to expect.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from deepground.model import CHAT_FORMATS, Decoder, ModelConfig, Tokenizer
+from deepground.model.config import MlaConfig, MoeConfig, RopeConfig
+from deepground.tasks import TASK_WEIGHTS, training_conversation
+from deepground.train import (
+    OptimizerConfig,
+    PretrainConfig,
+    RunReporter,
+    Sample,
+    Schedule,
+    Trainer,
+    encode_conversation,
+    pretrain,
+    sample_seed,
+    save_tokenizer,
+    train_tokenizer,
+)
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RUN = REPOSITORY / "runs" / "pilot"
+CHAT_FORMAT = CHAT_FORMATS["deepseek-v3.1"]
+
+VOCAB_SIZE = 4096
+CONTEXT = 2048
+SEED = 7
+
+MODEL = ModelConfig(
+    family="deepseek_v3",
+    vocab_size=VOCAB_SIZE,
+    hidden_size=256,
+    num_layers=4,
+    intermediate_size=768,
+    max_positions=CONTEXT,
+    rms_norm_eps=1e-6,
+    tie_word_embeddings=False,
+    attention=MlaConfig(
+        num_heads=4,
+        q_lora_rank=None,
+        kv_lora_rank=128,
+        qk_nope_head_dim=32,
+        qk_rope_head_dim=32,
+        v_head_dim=64,
+    ),
+    rope=RopeConfig(theta=10000.0, rotary_dim=32, interleaved=True),
+    moe=MoeConfig(
+        num_experts=8,
+        experts_per_token=2,
+        intermediate_size=256,
+        shared_intermediate_size=256,
+        scoring="sigmoid",
+        correction_bias=True,
+        group_score="top2_sum",
+        normalize_topk=True,
+        routed_scaling_factor=1.0,
+    ),
+    moe_layers=frozenset({1, 2, 3}),
+    bos_token_id=0,
+    eos_token_ids=(1,),
+)
+
+TRAINING = PretrainConfig(
+    schedule=Schedule(total_steps=1650, warmup_steps=40, decay_share=0.25),
+    num_rows=20,
+    row_length=256,
+    micro_rows=20,
+    optimizer=OptimizerConfig(
+        matrix_lr=6e-3, embedding_lr=3e-3, vector_lr=3e-3, weight_decay=0.05, orthogonalize_steps=5
+    ),
+    balance_gamma=1e-3,
+    checkpoint_steps=50,
+)
+EASY_SAMPLES = 30_000
+"""Samples over which the mixture moves from easy levels to all levels alike."""
+
+TOKENIZER_SAMPLES = 30_000
+SPELLED_SHARE = 0.3
+"""Weight of the two tasks about letters in the tokenizer's text: few, so that words fall into short pieces."""
+BOILERPLATE = (
+    '{"type": "object", "properties": {"name": {"type": "string"}, "value": {"type": "number"}}, "required": ["name"]}',
+    '{"type": "array", "items": {"type": "integer"}, "enum": ["true", "false", "null"], "additionalProperties": false}',
+    "## Tools\nYou have access to the following tools:\n\n### \nDescription: \n\nParameters: ",
+    "IMPORTANT: ALWAYS adhere to this exact format for tool use:\ntool_call_name tool_call_arguments",
+    "Where:\n- must be an exact match to one of the available tools\n- must be valid JSON that strictly follows the "
+    "tool's Parameters Schema\n- For multiple tool calls, chain them directly without separators or spaces",
+    "def function(arguments): return result\nfor i in range(10): print(i)\nimport json, error, file, list, number, text",
+    "Answer in JSON with the keys answer, question, city, date, location, temperature, expression, calculate, search.",
+)
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+console = Console()
+
+
+@app.command()
+def tokenizer() -> None:
+    """Train the tokenizer on the mixture's own text."""
+    trained = train_tokenizer(tokenizer_texts(), VOCAB_SIZE)
+    save_tokenizer(trained, RUN / "tokenizer", max_positions=CONTEXT)
+    print(f"{trained.get_vocab_size()} tokens in {RUN / 'tokenizer'}")
+
+
+@app.command()
+def train(
+    total_steps: Annotated[int, typer.Option(help="Length of the schedule.")] = TRAINING.schedule.total_steps,
+    max_minutes: Annotated[float | None, typer.Option(help="Stop after this time; run again to go on.")] = None,
+    curves: Annotated[bool, typer.Option(help="Write TensorBoard curves.")] = True,
+    run: Annotated[Path, typer.Option(help="Folder of the run.")] = RUN,
+) -> None:
+    """Train, or go on; a changed --total-steps moves the decay at the end of the schedule."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    settings = replace_steps(TRAINING, total_steps, max_minutes)
+    pilot_tokenizer = Tokenizer.from_folder(RUN / "tokenizer")
+    decoder = Decoder(MODEL)
+    decoder.init_weights(SEED)
+    sample_maker = make_samples(pilot_tokenizer)
+    trainer = Trainer(decoder, sample_maker, settings, pad_id=2)
+    pretrain(trainer, run, RunReporter(run, console, curves=curves))
+
+
+def make_samples(pilot_tokenizer: Tokenizer):
+    def make_sample(index: int) -> Sample:
+        progress = min(1.0, index / EASY_SAMPLES)
+        conversation = training_conversation(sample_seed(SEED, index), progress=progress)
+        return encode_conversation(
+            conversation.messages, pilot_tokenizer, CHAT_FORMAT, thinking=conversation.thinking
+        )
+
+    return make_sample
+
+
+def replace_steps(config: PretrainConfig, total_steps: int, max_minutes: float | None) -> PretrainConfig:
+    from dataclasses import replace
+
+    return replace(config, schedule=replace(config.schedule, total_steps=total_steps), max_minutes=max_minutes)
+
+
+def tokenizer_texts() -> Iterator[str]:
+    """Conversations, the phrases of tools and JSON, and the longer words of a public-domain story.
+
+    Short words of the story are left out: they would become tokens, and a word that is one token has to be
+    learnt letter by letter before it can be spelled.
+    """
+    import reasoning_gym
+
+    weights = {**TASK_WEIGHTS, "spell_backward": SPELLED_SHARE, "letter_counting": SPELLED_SHARE}
+    for index in range(TOKENIZER_SAMPLES):
+        for message in training_conversation(sample_seed(SEED, index), weights=weights).messages:
+            yield from (message.text, message.reasoning)
+    yield from BOILERPLATE * 20
+    story = Path(reasoning_gym.__file__).parent / "data" / "in_the_year_2889.txt"
+    words = re.findall(r"[A-Za-z]+", story.read_text(encoding="utf-8"))
+    yield " ".join(word for word in words if len(word) >= 8 or word[0].isupper())
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,34 @@
+"""The engine room: requests in, tokens, text and replies out.
+
+engine = Engine.from_folder("path/to/model")     # add, step, abort
+service = EngineService(engine)                  # the same in a thread, for many callers
+session = ChatSession(service)                   # conversations instead of tokens
+llm = LLM("path/to/model")                       # for scripts: all results, in order
+"""
+
+from deepground.engine.chat import ChatEvent, ChatRequest, ChatSession, assemble_reply
+from deepground.engine.engine import PILOT_FOLDER, Engine, EngineConfig, EngineStats
+from deepground.engine.llm import LLM, CompletionOutput
+from deepground.engine.request import RequestTiming, StepOutput
+from deepground.engine.runner import ForwardModel
+from deepground.engine.service import AsyncTokenStream, BlockingTokenStream, EngineService, ServiceHealth
+
+__all__ = [
+    "LLM",
+    "PILOT_FOLDER",
+    "AsyncTokenStream",
+    "BlockingTokenStream",
+    "ChatEvent",
+    "ChatRequest",
+    "ChatSession",
+    "CompletionOutput",
+    "Engine",
+    "EngineConfig",
+    "EngineService",
+    "EngineStats",
+    "ForwardModel",
+    "RequestTiming",
+    "ServiceHealth",
+    "StepOutput",
+    "assemble_reply",
+]

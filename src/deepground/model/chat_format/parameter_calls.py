@@ -1,0 +1,34 @@
+"""Calls whose arguments are written one by one, as DeepSeek V3.2 and GLM-4.5 do; JSON comes out."""
+
+from __future__ import annotations
+
+from deepground.model.chat_format.base import to_json
+from deepground.model.chat_format.streaming import ReasoningParser
+
+
+class ParameterCallParser(ReasoningParser):
+    """Builds the JSON object of the arguments as the parameters come in."""
+
+    def __init__(self, *, in_reasoning: bool) -> None:
+        super().__init__(in_reasoning=in_reasoning)
+        self._num_parameters = 0
+
+    def _open_call(self, name: str) -> None:
+        self._held = ""
+        self._start_call(name)
+        self._num_parameters = 0
+        self._emit_arguments("{")
+
+    def _open_parameter(self, key: str) -> None:
+        separator = ", " if self._num_parameters else ""
+        self._num_parameters += 1
+        self._emit_arguments(f"{separator}{to_json(key)}: ")
+
+    def _close_call(self) -> None:
+        self._emit_arguments("}")
+        self._end_call()
+
+    def _emit_stray(self, text: str) -> None:
+        """Text where only tags belong: white space is the format's own, anything else is content."""
+        if text.strip():
+            self._emit_text(text)

@@ -3,16 +3,18 @@
     python recipes/pilot.py tokenizer   # a minute: runs/pilot/tokenizer/
     python recipes/pilot.py train       # 90 minutes on one core; killed at any time, it goes on where it was
     python recipes/pilot.py export      # src/deepground/pilot/, FP8 with power-of-two scales
-    python recipes/pilot.py evaluate    # accuracies of the exported folder, into its model card
+    python recipes/pilot.py evaluate    # accuracies of the exported folder, and its model card
 
 docs/guides/pilot.md tells how long each step takes and what to expect.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,30 +22,41 @@ import torch
 import typer
 from rich.console import Console
 
+from deepground.engine import LLM, PILOT_FOLDER
 from deepground.model import CHAT_FORMATS, Decoder, ModelConfig, Tokenizer
 from deepground.model.config import MlaConfig, MoeConfig, RopeConfig
-from deepground.tasks import TASK_WEIGHTS, training_conversation
+from deepground.tasks import TASK_WEIGHTS, TASKS, training_conversation
 from deepground.train import (
+    EvaluationConfig,
     OptimizerConfig,
     PretrainConfig,
     RunReporter,
-    Sample,
     Schedule,
+    TaskResult,
     Trainer,
-    encode_conversation,
+    export_checkpoint,
+    list_checkpoints,
+    markdown_table,
+    mean_accuracy,
+    mixture_samples,
     pretrain,
+    read_state,
     sample_seed,
+    save_results,
     save_tokenizer,
     train_tokenizer,
 )
+from deepground.train import evaluate as run_evaluation
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RUN = REPOSITORY / "runs" / "pilot"
+CARD = REPOSITORY / "recipes" / "pilot_card.md"
 CHAT_FORMAT = CHAT_FORMATS["deepseek-v3.1"]
 
 VOCAB_SIZE = 4096
 CONTEXT = 2048
 SEED = 7
+PAD_ID = 2
 
 MODEL = ModelConfig(
     family="deepseek_v3",
@@ -84,10 +97,8 @@ TRAINING = PretrainConfig(
     num_rows=20,
     row_length=256,
     micro_rows=20,
-    optimizer=OptimizerConfig(
-        matrix_lr=6e-3, embedding_lr=3e-3, vector_lr=3e-3, weight_decay=0.05, orthogonalize_steps=5
-    ),
-    balance_gamma=1e-3,
+    optimizer=OptimizerConfig(matrix_lr=8e-3, embedding_lr=3e-3, vector_lr=3e-3, weight_decay=0.05),
+    balance_gamma=5e-3,
     checkpoint_steps=50,
 )
 EASY_SAMPLES = 30_000
@@ -103,7 +114,7 @@ BOILERPLATE = (
     "IMPORTANT: ALWAYS adhere to this exact format for tool use:\ntool_call_name tool_call_arguments",
     "Where:\n- must be an exact match to one of the available tools\n- must be valid JSON that strictly follows the "
     "tool's Parameters Schema\n- For multiple tool calls, chain them directly without separators or spaces",
-    "def function(arguments): return result\nfor i in range(10): print(i)\nimport json, error, file, list, number, text",
+    "def function(arguments): return result\nfor i in range(10): print(i)\nimport json, error, list, number",
     "Answer in JSON with the keys answer, question, city, date, location, temperature, expression, calculate, search.",
 )
 
@@ -128,30 +139,65 @@ def train(
 ) -> None:
     """Train, or go on; a changed --total-steps moves the decay at the end of the schedule."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    settings = replace_steps(TRAINING, total_steps, max_minutes)
-    pilot_tokenizer = Tokenizer.from_folder(RUN / "tokenizer")
+    schedule = replace(TRAINING.schedule, total_steps=total_steps)
+    settings = replace(TRAINING, schedule=schedule, max_minutes=max_minutes)
     decoder = Decoder(MODEL)
     decoder.init_weights(SEED)
-    sample_maker = make_samples(pilot_tokenizer)
-    trainer = Trainer(decoder, sample_maker, settings, pad_id=2)
+    samples = mixture_samples(
+        Tokenizer.from_folder(RUN / "tokenizer"), CHAT_FORMAT, seed=SEED, easy_samples=EASY_SAMPLES
+    )
+    trainer = Trainer(decoder, samples, settings, pad_id=PAD_ID)
     pretrain(trainer, run, RunReporter(run, console, curves=curves))
 
 
-def make_samples(pilot_tokenizer: Tokenizer):
-    def make_sample(index: int) -> Sample:
-        progress = min(1.0, index / EASY_SAMPLES)
-        conversation = training_conversation(sample_seed(SEED, index), progress=progress)
-        return encode_conversation(
-            conversation.messages, pilot_tokenizer, CHAT_FORMAT, thinking=conversation.thinking
-        )
+@app.command()
+def export(
+    run: Annotated[Path, typer.Option(help="Folder of the run.")] = RUN,
+    output: Annotated[Path, typer.Option(help="Where to write.")] = PILOT_FOLDER,
+) -> None:
+    """Write the newest checkpoint as an FP8 model folder; evaluate it next, for the model card."""
+    step = export_checkpoint(run, MODEL, output, weight_format="fp8-ue8m0", tokenizer_from=RUN / "tokenizer")
+    tokens = read_state(list_checkpoints(run)[-1])["tokens"]
+    (run / "trained.json").write_text(json.dumps({"steps": step, "tokens": tokens}) + "\n", encoding="utf-8")
+    print(f"step {step}, {tokens / 1e6:.1f}M tokens: {output}")
 
-    return make_sample
+
+@app.command()
+def evaluate(
+    n: Annotated[int, typer.Option("--n", help="Problems per task.")] = 300,
+    model: Annotated[Path, typer.Option(help="Model folder.")] = PILOT_FOLDER,
+    run: Annotated[Path, typer.Option(help="Folder of the run.")] = RUN,
+) -> None:
+    """Measure the exported model on held-out problems, and write its model card."""
+    config = EvaluationConfig(problems_per_task=n)
+    results = run_evaluation(
+        LLM(model), config, lambda r: print(f"{r.task} thinking={r.thinking}: {r.correct}/{r.total}", flush=True)
+    )
+    save_results(results, config, run / "evaluation.json")
+    trained = json.loads((run / "trained.json").read_text(encoding="utf-8"))
+    (model / "README.md").write_text(model_card(results, n, **trained), encoding="utf-8")
+    print(markdown_table(results))
 
 
-def replace_steps(config: PretrainConfig, total_steps: int, max_minutes: float | None) -> PretrainConfig:
-    from dataclasses import replace
-
-    return replace(config, schedule=replace(config.schedule, total_steps=total_steps), max_minutes=max_minutes)
+def model_card(results: list[TaskResult], n: int, *, steps: int, tokens: int) -> str:
+    """The README.md of the exported folder."""
+    total = sum(parameter.numel() for parameter in Decoder(MODEL).parameters())
+    assert MODEL.moe is not None
+    per_expert = 3 * MODEL.hidden_size * MODEL.moe.intermediate_size
+    idle = (MODEL.moe.num_experts - MODEL.moe.experts_per_token) * per_expert * len(MODEL.moe_layers)
+    levels = "\n".join(f"- {name}: {task.description}" for name, task in TASKS.items())
+    return CARD.read_text(encoding="utf-8").format(
+        total=total / 1e6,
+        active=(total - idle) / 1e6,
+        steps=steps,
+        tokens=tokens / 1e6,
+        n=n,
+        table=markdown_table(results),
+        tasks=levels,
+        thinking=mean_accuracy(results, thinking=True),
+        direct=mean_accuracy(results, thinking=False),
+        context=CONTEXT,
+    )
 
 
 def tokenizer_texts() -> Iterator[str]:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from deepground.cli import app
 from typer.testing import CliRunner
+
+from deepground.cli import app
 
 ROOT = Path(__file__).parent.parent
 READMES = [ROOT / "README.md", ROOT / "README.zh-TW.md"]
@@ -68,9 +69,7 @@ def test_python_examples_run(readme: Path, server: str) -> None:
 @pytest.mark.parametrize("readme", READMES, ids=lambda p: p.name)
 def test_curl_example_answers(readme: Path, server: str) -> None:
     (command,) = (b for b in blocks(readme, "bash") if b.startswith("curl"))
-    done = subprocess.run(
-        ["bash", "-c", command.replace(ADDRESS, server)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["bash", "-c", command.replace(ADDRESS, server)], capture_output=True, text=True, check=False)
     assert '"734"' in done.stdout, done.stdout + done.stderr
 
 

@@ -70,9 +70,7 @@ class Message:
         return cls("user", (TextPart(text),))
 
     @classmethod
-    def assistant(
-        cls, text: str = "", *, reasoning: str = "", tool_calls: tuple[ToolCallPart, ...] = ()
-    ) -> Message:
+    def assistant(cls, text: str = "", *, reasoning: str = "", tool_calls: tuple[ToolCallPart, ...] = ()) -> Message:
         """An assistant message; empty text and reasoning leave no part."""
         parts: list[Part] = []
         if reasoning:

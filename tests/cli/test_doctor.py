@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+from typer.testing import CliRunner
+
 from deepground.cli import app
 from deepground.doctor import diagnose
-from typer.testing import CliRunner
 
 
 def test_every_problem_has_a_cure() -> None:

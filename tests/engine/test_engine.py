@@ -1,9 +1,16 @@
 """The engine as a whole: the same tokens whatever runs beside, nothing left behind, faults kept apart."""
 
 import random
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import pytest
 import torch
+
+from deepground.engine import EngineConfig
+from deepground.errors import ContextLengthError, EngineError, OutOfMemoryError, RequestError
+from deepground.messages import SamplingParams
 from engine_fakes import (
     ASSISTANT,
     EOS,
@@ -18,10 +25,6 @@ from engine_fakes import (
     run_alone,
     tiny_decoder,
 )
-
-from deepground.engine import EngineConfig
-from deepground.errors import ContextLengthError, EngineError, OutOfMemoryError, RequestError
-from deepground.messages import SamplingParams
 
 
 def some_prompts(count: int, *, longest: int = 60, seed: int = 1) -> list[list[int]]:
@@ -47,35 +50,39 @@ SETTINGS = {
 }
 
 
+PROMPTS = some_prompts(16)
+PARAMS = [greedy(8 + n) if n % 2 else seeded(8 + n, n) for n in range(16)]
+DECODERS: dict[str, Callable[[], Any]] = {
+    "history": HistoryDecoder,
+    "noisy": NoisyHistoryDecoder,
+    "mla": lambda: tiny_decoder("mla"),
+    "gqa": lambda: tiny_decoder("gqa"),
+}
+
+
+@cache
+def alone(kind: str) -> list[list[int]]:
+    return run_alone(DECODERS[kind](), PROMPTS, PARAMS)
+
+
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
-@pytest.mark.parametrize("kind", ["history", "noisy", "mla", "gqa"])
+@pytest.mark.parametrize("kind", DECODERS)
 def test_same_tokens_alone_and_in_a_crowd(kind: str, settings: dict[str, int]) -> None:
-    fakes = {"history": HistoryDecoder, "noisy": NoisyHistoryDecoder}
-    decoder = fakes[kind]() if kind in fakes else tiny_decoder(kind)
-    prompts = some_prompts(16)
-    params = [greedy(20 + n) if n % 2 else seeded(20 + n, n) for n in range(16)]
-    alone = run_alone(decoder, prompts, params)
-    together = run_all(make_engine(decoder, **settings), prompts, params)
-    assert together == alone
-    assert len({tuple(tokens) for tokens in alone}) == 16
+    assert run_all(make_engine(DECODERS[kind](), **settings), PROMPTS, PARAMS) == alone(kind)
+    assert len({tuple(tokens) for tokens in alone(kind)}) == 16
 
 
-@pytest.mark.parametrize("kind", ["history", "noisy", "mla", "gqa"])
+@pytest.mark.parametrize("kind", DECODERS)
 def test_preempted_requests_recover_to_the_same_tokens(kind: str) -> None:
-    fakes = {"history": HistoryDecoder, "noisy": NoisyHistoryDecoder}
-    decoder = fakes[kind]() if kind in fakes else tiny_decoder(kind)
-    prompts = some_prompts(8, longest=30)
-    params = [greedy(60) if n % 2 else seeded(60, n) for n in range(8)]
-    engine = make_engine(decoder, page_size=4, num_pages=40, prefill_chunk=7)
-    together = run_all(engine, prompts, params)
+    engine = make_engine(DECODERS[kind](), page_size=4, num_pages=28, prefill_chunk=7)
+    assert run_all(engine, PROMPTS, PARAMS) == alone(kind)
     assert engine.stats.preemptions >= 3
     assert engine.stats.pages_used == 0
-    assert together == run_alone(decoder, prompts, params)
 
 
 def test_requests_that_arrive_later_change_nothing() -> None:
     decoder = tiny_decoder("mla")
-    prompts, params = some_prompts(6), [seeded(25, n) for n in range(6)]
+    prompts, params = PROMPTS[:6], PARAMS[:6]
     engine = make_engine(decoder)
     results: dict[str, list[int]] = {}
     for prompt, wanted in zip(prompts, params, strict=True):
@@ -85,7 +92,7 @@ def test_requests_that_arrive_later_change_nothing() -> None:
                 results[output.request_id] += output.token_ids
     for output in drain(engine):
         results[output.request_id] += output.token_ids
-    assert list(results.values()) == run_alone(decoder, prompts, params)
+    assert list(results.values()) == alone("mla")[:6]
 
 
 def test_unseeded_requests_differ() -> None:
@@ -250,8 +257,8 @@ def test_overflow_fails_one_request_by_name() -> None:
 def test_not_a_number_in_the_weights_spares_the_neighbours() -> None:
     decoder = tiny_decoder("mla")
     good, bad = [10, 20, 30], [10, 200, 30]
-    alone = run_alone(decoder, [good], [greedy(10)])[0]
-    assert 200 not in alone
+    expected = run_alone(decoder, [good], [greedy(10)])[0]
+    assert 200 not in expected
     with torch.no_grad():
         decoder.model.embed_tokens.weight[200] = float("nan")
     engine = make_engine(decoder, page_size=2)
@@ -259,9 +266,9 @@ def test_not_a_number_in_the_weights_spares_the_neighbours() -> None:
     engine.add(good, greedy(10), "good")
     outputs = list(drain(engine))
     assert [output.finish_reason for output in outputs if output.request_id == "bad"] == ["error"]
-    assert [id_ for output in outputs if output.request_id == "good" for id_ in output.token_ids] == alone
+    assert [id_ for output in outputs if output.request_id == "good" for id_ in output.token_ids] == expected
     # The pages that held NaN are used again.
-    assert run_all(engine, [good], [greedy(10)]) == [alone]
+    assert run_all(engine, [good], [greedy(10)]) == [expected]
 
 
 def test_a_fault_in_a_step_leaves_the_books_in_order() -> None:

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepground.model import Decoder, KVCache, PagedBatch, RowBatch, Span
-from deepground.model.loading import load_model
+from deepground.model import Decoder, KVCache, PagedBatch, RowBatch, Span, load_model
 from parity.cases import Case
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

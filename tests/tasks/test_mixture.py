@@ -7,7 +7,15 @@ from random import Random
 import pytest
 
 from deepground.errors import TaskError
-from deepground.tasks import TASK_WEIGHTS, TASKS, draw_problem, problem_conversation, training_conversation
+from deepground.tasks import (
+    TASK_WEIGHTS,
+    TASKS,
+    draw_problem,
+    evaluation_set,
+    majority_baseline,
+    problem_conversation,
+    training_conversation,
+)
 from deepground.tasks.small_talk import phrases, small_talk
 
 
@@ -90,3 +98,12 @@ def test_generation_keeps_up_with_training() -> None:
     for i in range(2000):
         training_conversation(i)
     assert 2000 / (time.process_time() - start) > 3000
+
+
+def test_the_majority_baseline_is_the_share_of_the_commonest_answer() -> None:
+    problems = evaluation_set("gcd", 100)
+    answers = [p.answer for p in problems]
+    assert majority_baseline(problems) == max(answers.count(a) for a in answers) / 100
+    assert majority_baseline(evaluation_set("addition", 100)) < 0.1
+    with pytest.raises(TaskError, match="at least one"):
+        majority_baseline([])

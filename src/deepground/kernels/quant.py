@@ -13,6 +13,8 @@ a block's largest value either keeps its scale or, having rounded to 224 exactly
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,8 @@ E4M3_MAX = 448.0
 _ACTIVATION_FLOOR = 1e-4
 _MIN_EXPONENT, _MAX_EXPONENT = -126, 127
 """Of a scale: what float32 holds as a normal number and UE8M0 as 1 .. 254."""
+
+_BAND_VALUES = 2**20
 
 
 def quantize_fp8_ue8m0(weight_NK: Tensor, block: tuple[int, int] = (128, 128)) -> tuple[Tensor, Tensor]:
@@ -48,9 +52,8 @@ def quantize_fp8_ue8m0(weight_NK: Tensor, block: tuple[int, int] = (128, 128)) -
         raise WeightsError("the weight holds NaN or infinity, which FP8 cannot express; it is damaged or diverged")
     scale_hw = _round_up_to_power_of_two(amax_hw)
     codes_NK = torch.empty(weight_NK.shape, dtype=torch.float8_e4m3fn, device=weight_NK.device)
-    for first, row_scale_K in _row_scales(scale_hw, weight_NK.shape, block):
-        rows = slice(first, first + block[0])
-        codes_NK[rows] = _to_e4m3(weight_NK[rows].float(), row_scale_K)
+    for rows, scale_bK in _bands(scale_hw, weight_NK.shape, block):
+        codes_NK[rows] = _to_e4m3(weight_NK[rows].float(), scale_bK)
     return codes_NK, scale_hw
 
 
@@ -74,21 +77,19 @@ def dequantize_fp8_blocks(
     Raises:
         WeightsError: the scales' shape does not fit, or a scale is NaN, infinite or negative.
     """
-    rows, columns = codes_NK.shape
-    expected = (-(-rows // block[0]), -(-columns // block[1]))
+    height, width = codes_NK.shape
+    expected = (-(-height // block[0]), -(-width // block[1]))
     if tuple(scale_hw.shape) != expected:
         raise WeightsError(
-            f"a weight of {rows} x {columns} in blocks of {block[0]} x {block[1]} needs scales of "
+            f"a weight of {height} x {width} in blocks of {block[0]} x {block[1]} needs scales of "
             f"{expected[0]} x {expected[1]}; the checkpoint has {tuple(scale_hw.shape)}"
         )
     scale_hw = scale_hw.float()
     if not bool((torch.isfinite(scale_hw) & (scale_hw >= 0)).all()):
         raise WeightsError("a block scale is NaN, infinite or negative; the checkpoint is damaged")
     weight_NK = torch.empty(codes_NK.shape, dtype=dtype, device=codes_NK.device)
-    # Row blocks, so that the float32 intermediate stays small whatever the size of the weight.
-    for first, row_scale_K in _row_scales(scale_hw, codes_NK.shape, block):
-        band = slice(first, first + block[0])
-        weight_NK[band] = codes_NK[band].float() * row_scale_K
+    for rows, scale_bK in _bands(scale_hw, codes_NK.shape, block):
+        weight_NK[rows] = codes_NK[rows].float() * scale_bK
     return weight_NK
 
 
@@ -130,16 +131,26 @@ def _round_up_to_power_of_two(amax: Tensor) -> Tensor:
 
 def _block_amax(weight_NK: Tensor, block: tuple[int, int]) -> Tensor:
     """Largest magnitude of every block, float32; NaN where a block holds one."""
-    columns = weight_NK.shape[1]
-    padding = -columns % block[1]
     bands = []
-    for first in range(0, weight_NK.shape[0], block[0]):
-        column_amax_K = weight_NK[first : first + block[0]].float().abs().amax(dim=0)
-        bands.append(torch.nn.functional.pad(column_amax_K, (0, padding)).view(-1, block[1]).amax(dim=-1))
-    return torch.stack(bands)
+    for rows in _band_rows(weight_NK.shape, block):
+        band = weight_NK[rows].float().abs()
+        padded = torch.nn.functional.pad(band, (0, -band.shape[1] % block[1], 0, -band.shape[0] % block[0]))
+        heights, widths = padded.shape[0] // block[0], padded.shape[1] // block[1]
+        bands.append(padded.view(heights, block[0], widths, block[1]).amax(dim=(1, 3)))
+    return torch.cat(bands)
 
 
-def _row_scales(scale_hw: Tensor, shape: torch.Size, block: tuple[int, int]) -> list[tuple[int, Tensor]]:
-    """For every band of block rows: its first row, and its scales spread over the columns, (K,)."""
-    firsts = range(0, shape[0], block[0])
-    return [(first, scale_hw[index].repeat_interleave(block[1])[: shape[1]]) for index, first in enumerate(firsts)]
+def _bands(scale_hw: Tensor, shape: torch.Size, block: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
+    """For every band of rows: its rows, and the scale of each of its values, (b, K) with b rows or one for all."""
+    for rows in _band_rows(shape, block):
+        scales = scale_hw[rows.start // block[0] : -(-rows.stop // block[0])]
+        scale_hK = scales.repeat_interleave(block[1], dim=1)[:, : shape[1]]
+        one_block = scale_hK.shape[0] == 1
+        yield rows, scale_hK if one_block else scale_hK.repeat_interleave(block[0], dim=0)[: rows.stop - rows.start]
+
+
+def _band_rows(shape: torch.Size, block: tuple[int, int]) -> Iterator[slice]:
+    """Whole blocks of rows, few enough that float32 intermediates stay small whatever the size of the weight."""
+    step = max(1, _BAND_VALUES // max(1, block[0] * shape[1])) * block[0]
+    for first in range(0, shape[0], step):
+        yield slice(first, min(first + step, shape[0]))

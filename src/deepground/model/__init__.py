@@ -5,6 +5,7 @@ from deepground.model.chat_format import CHAT_FORMATS, ChatFormat, StreamParser,
 from deepground.model.config import ModelConfig
 from deepground.model.decoder import Decoder
 from deepground.model.families import FAMILIES
+from deepground.model.inspection import FormatFit, Inspection, inspect_model
 from deepground.model.loading import load_config, load_model, load_raw_config
 from deepground.model.memory import DtypeChoice, ModelSize, available_memory, check_fits, choose_dtype, model_size
 from deepground.model.prompt import Prompt, Special, Text
@@ -19,6 +20,8 @@ __all__ = [
     "ChatFormat",
     "Decoder",
     "DtypeChoice",
+    "FormatFit",
+    "Inspection",
     "KVCache",
     "ModelConfig",
     "ModelSize",
@@ -37,6 +40,7 @@ __all__ = [
     "chat_format_for",
     "check_fits",
     "choose_dtype",
+    "inspect_model",
     "load_config",
     "load_model",
     "load_raw_config",

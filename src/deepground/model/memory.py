@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from deepground.errors import OutOfMemoryError
-from deepground.kernels.machine import Machine, read_machine
+from deepground.kernels import Machine, read_machine
 from deepground.model.batch import cache_widths
 from deepground.model.config import ModelConfig
 from deepground.model.weights import ParameterSpec, parameters

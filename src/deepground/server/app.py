@@ -117,19 +117,22 @@ class ChatRoute:
             thinking=task.thinking,
             logprobs=bool(body.logprobs),
         )
-        log = RequestLog(envelope, body)
         self._under_way += 1
         try:
             events = await asyncio.to_thread(
                 self._service.start_chat, task.messages, task.params, tools=task.tools, thinking=task.thinking
             )
-            if body.stream:
-                return self._stream(log.watch(events), envelope, body, log)
-            reply = await unless_disconnected(request.receive, _collect(log.watch(events), ReplyCollector(envelope)))
         except BaseException:
-            self._end(log)
+            self._under_way -= 1
             raise
-        self._end(log)
+        log = RequestLog(envelope, body)
+        watched = log.watch(events)
+        if body.stream:
+            return self._stream(watched, envelope, body, log)
+        try:
+            reply = await unless_disconnected(request.receive, _collect(watched, ReplyCollector(envelope)))
+        finally:
+            self._end(log)
         return Response(status_code=_CLIENT_LEFT) if reply is None else JSONResponse(reply)
 
     def _stream(self, events: Events, envelope: Envelope, body: ChatCompletionRequest, log: RequestLog) -> EventStream:
@@ -155,11 +158,15 @@ class RequestLog:
 
     async def watch(self, events: Events) -> Events:
         """Pass events on, remembering how the reply ended."""
-        async with aclosing(events):
-            async for event in events:
-                self._finish = event.finish_reason or self._finish
-                self._usage = event.usage or self._usage
-                yield event
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    self._finish = event.finish_reason or self._finish
+                    self._usage = event.usage or self._usage
+                    yield event
+        except Exception:
+            self._finish = "error"
+            raise
 
     def write(self) -> None:
         """Write the line."""

@@ -4,7 +4,14 @@ The same grader scores evaluation and reward. Nothing here computes with tensors
 """
 
 from deepground.tasks.conversation import Conversation, problem_conversation
-from deepground.tasks.mixture import TASK_WEIGHTS, draw_problem, evaluation_set, find_task, training_conversation
+from deepground.tasks.mixture import (
+    TASK_WEIGHTS,
+    draw_problem,
+    evaluation_set,
+    find_task,
+    majority_baseline,
+    training_conversation,
+)
 from deepground.tasks.problem import Problem, Split, Task
 from deepground.tasks.registry import TASKS
 
@@ -18,6 +25,7 @@ __all__ = [
     "draw_problem",
     "evaluation_set",
     "find_task",
+    "majority_baseline",
     "problem_conversation",
     "training_conversation",
 ]

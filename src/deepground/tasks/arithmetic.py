@@ -97,6 +97,15 @@ _CHAIN = (
     "請計算 {e}",
     "{e} 是多少？",
 )
+_SUM_OF_LIST = (
+    "Add {n}.",
+    "Add up {n}.",
+    "What is the sum of {n}?",
+    "Find the sum of {n}.",
+    "sum of {n}",
+    "Add these numbers: {n}",
+    "請把 {n} 加起來",
+)
 
 
 def _with_digits(rng: Random, digits: int) -> int:
@@ -232,7 +241,13 @@ class ChainSum(ProceduralTask):
         expression = str(operands[0][1])
         for operator, value in operands[1:]:
             expression += f"{operator}{value}" if plain else f" {operator} {value}"
-        return Draft(ask(rng, _CHAIN, e=expression), str(total), lines, {"expression": expression})
+        if "-" not in expression and rng.random() < 0.3:
+            *first, last = (str(value) for _, value in operands)
+            joined = f"{', '.join(first)}{rng.choice((' and ', ', ', ' and '))}{last}"
+            question = ask(rng, _SUM_OF_LIST, n=joined)
+        else:
+            question = ask(rng, _CHAIN, e=expression)
+        return Draft(question, str(total), lines, {"expression": expression})
 
     def grade(self, problem: Problem, reply: str) -> float:
         """By reasoning-gym's `chain_sum`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from deepground.errors import TaskError
@@ -125,3 +126,14 @@ def evaluation_set(
         problem = source.generate((seed << 32) + i, split, level)
         problems.setdefault(problem.trace + problem.answer, problem)
     return list(problems.values())
+
+
+def majority_baseline(problems: Sequence[Problem]) -> float:
+    """The accuracy of always giving the most frequent answer; an accuracy near it shows nothing but guessing.
+
+    Raises:
+        TaskError: there are no problems.
+    """
+    if not problems:
+        raise TaskError("a baseline needs at least one problem")
+    return Counter(problem.answer for problem in problems).most_common(1)[0][1] / len(problems)

@@ -2,12 +2,24 @@
 
 from deepground.train.checkpoint import list_checkpoints, load_model_weights, read_state
 from deepground.train.data import PackedStream, Sample, encode_conversation, pack_rows, sample_seed
+from deepground.train.evaluate import (
+    EvaluationConfig,
+    TaskResult,
+    evaluate,
+    markdown_table,
+    mean_accuracy,
+    save_results,
+    wilson_interval,
+)
+from deepground.train.export import export_checkpoint
+from deepground.train.mixture import mixture_samples
 from deepground.train.optim import OptimizerConfig, Schedule
 from deepground.train.pretrain import PretrainConfig, PretrainResult, Trainer, pretrain
 from deepground.train.reporting import Reporter, RunReporter
 from deepground.train.tokenizer import save_tokenizer, train_tokenizer
 
 __all__ = [
+    "EvaluationConfig",
     "OptimizerConfig",
     "PackedStream",
     "PretrainConfig",
@@ -16,14 +28,22 @@ __all__ = [
     "RunReporter",
     "Sample",
     "Schedule",
+    "TaskResult",
     "Trainer",
     "encode_conversation",
+    "evaluate",
+    "export_checkpoint",
     "list_checkpoints",
     "load_model_weights",
+    "markdown_table",
+    "mean_accuracy",
+    "mixture_samples",
     "pack_rows",
     "pretrain",
     "read_state",
     "sample_seed",
+    "save_results",
     "save_tokenizer",
     "train_tokenizer",
+    "wilson_interval",
 ]

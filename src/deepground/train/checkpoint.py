@@ -51,7 +51,9 @@ def save_checkpoint(
     scratch = parent / f".writing_{step:08d}_{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in decoder.state_dict().items()}, scratch / "model.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in decoder.state_dict().items()}, scratch / "model.safetensors"
+    )
     optimizer_tensors = {_RNG: torch.get_rng_state()}
     for position, optimizer in enumerate(optimizers):
         for index, values in optimizer.state_dict()["state"].items():

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from deepground.errors import TrainingError
 
 # Each step's odd polynomial a x + b x^3 + c x^5, greedily optimal for singular values in [1e-3, 1] given the
-# steps before it (Polar Express, arXiv 2505.16932, table of coefficients; the last one repeats).
+# steps before it (Polar Express, arXiv 2505.16932). They work as a sequence of five, never as a shorter one.
 POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -30,21 +30,21 @@ POLAR_EXPRESS = (
 )
 
 
-def orthogonalize(matrices_KMN: Tensor, num_steps: int = 5) -> Tensor:
-    """The nearest matrices whose singular values are all about 1.
+def orthogonalize(matrices_KMN: Tensor) -> Tensor:
+    """Matrices with the same singular vectors, and singular values of about 1.
 
     Args:
         matrices_KMN: float32 (K, M, N).
-        num_steps: iterations, 1 to 5; five bring singular values above 1e-3 of the norm to within 0.1 of 1.
 
     Returns:
-        float32 (K, M, N).
+        float32 (K, M, N); singular values that were at least 1e-3 of the matrix's Frobenius norm are now from
+        0.85 to 1.15.
     """
     tall = matrices_KMN.shape[-2] > matrices_KMN.shape[-1]
     x_KMN = matrices_KMN.mT if tall else matrices_KMN
     norm_K11 = x_KMN.norm(dim=(-2, -1), keepdim=True)
     x_KMN = x_KMN / (norm_K11 * 1.01 + 1e-7)
-    for a, b, c in POLAR_EXPRESS[:num_steps]:
+    for a, b, c in POLAR_EXPRESS:
         gram_KMM = torch.bmm(x_KMN, x_KMN.mT)
         poly_KMM = torch.baddbmm(gram_KMM, gram_KMM, gram_KMM, beta=b, alpha=c)
         x_KMN = torch.baddbmm(x_KMN, poly_KMM, x_KMN, beta=a)
@@ -61,21 +61,12 @@ class Muon(torch.optim.Optimizer):
         lr: step size, in AdamW's terms.
         momentum: decay of the gradient average; Nesterov's form is used.
         weight_decay: share of the weight removed per step, times lr.
-        num_steps: iterations of `orthogonalize`.
     """
 
     def __init__(
-        self,
-        params: Iterable[nn.Parameter],
-        *,
-        lr: float,
-        momentum: float = 0.95,
-        weight_decay: float = 0.1,
-        num_steps: int = 5,
+        self, params: Iterable[nn.Parameter], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.1
     ) -> None:
-        super().__init__(
-            list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "num_steps": num_steps}
-        )
+        super().__init__(list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -98,9 +89,9 @@ class Muon(torch.optim.Optimizer):
             state["momentum"].lerp_(param.grad, 1 - group["momentum"])
             direction = param.grad.lerp(state["momentum"], group["momentum"])
             directions.append(direction.reshape(-1, *param.shape[-2:]))
-        update_KMN = orthogonalize(torch.cat(directions), int(group["num_steps"]))
+        update_KMN = orthogonalize(torch.cat(directions))
         scale = 0.2 * max(update_KMN.shape[-2:]) ** 0.5
-        pieces = update_KMN.split([d.shape[0] for d in directions])
+        pieces = torch.split(update_KMN, [d.shape[0] for d in directions])
         for param, piece in zip(params, pieces, strict=True):
             param.mul_(1 - group["lr"] * group["weight_decay"])
             param.add_(piece.reshape(param.shape), alpha=-group["lr"] * scale)
@@ -118,8 +109,8 @@ class OptimizerConfig:
     """Of norms, biases and routers."""
     weight_decay: float = 0.05
     """Of the matrices; nothing else decays."""
-    orthogonalize_steps: int = 5
-    """Iterations of Muon's orthogonalisation; 0 trains the matrices with AdamW as well."""
+    muon: bool = True
+    """Train the matrices inside the blocks with Muon; otherwise with AdamW, like the rest."""
     gradient_clip: float = 1.0
     """Largest norm of the whole gradient."""
 
@@ -138,15 +129,8 @@ def build_optimizers(decoder: nn.Module, config: OptimizerConfig) -> list[torch.
         {"params": vectors, "lr": config.vector_lr, "weight_decay": 0.0},
     ]
     optimizers: list[torch.optim.Optimizer] = []
-    if config.orthogonalize_steps:
-        optimizers.append(
-            Muon(
-                matrices,
-                lr=config.matrix_lr,
-                weight_decay=config.weight_decay,
-                num_steps=config.orthogonalize_steps,
-            )
-        )
+    if config.muon:
+        optimizers.append(Muon(matrices, lr=config.matrix_lr, weight_decay=config.weight_decay))
     else:
         adamw_groups.append({"params": matrices, "lr": config.matrix_lr, "weight_decay": config.weight_decay})
     adamw_groups = [group for group in adamw_groups if group["params"]]

@@ -90,7 +90,9 @@ class RunReporter:
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=result.step, description=text)
         elif result.step % self._line_steps == 0 or result.step == self._total_steps:
-            load = "" if result.load is None else f" · load {result.load.worst_share:.2f} idle {result.load.idle_experts}"
+            load = (
+                "" if result.load is None else f" · load {result.load.worst_share:.2f} idle {result.load.idle_experts}"
+            )
             self.note(
                 f"step {result.step}/{self._total_steps} · {text} · mean loss {self._mean_loss():.4f} · norm "
                 f"{result.gradient_norm:.2f} · lr x{result.lr_factor:.2f}{load} · {self._tokens / 1e6:.2f}M tokens "
@@ -141,4 +143,4 @@ def _open_curves(folder: Path) -> Any:
         raise TrainingError(
             "curves need TensorBoard: pip install 'deepground[train]', or train without curves"
         ) from error
-    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder))

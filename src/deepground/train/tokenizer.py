@@ -8,7 +8,7 @@ a number is spelled the same way wherever it stands.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -116,5 +116,5 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_positions: int) ->
     _write_json(folder / "generation_config.json", generation)
 
 
-def _write_json(path: Path, content: dict[str, object]) -> None:
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ import itertools
 import random
 
 import pytest
+
 from chat_samples import (
     ALL_MARKERS,
     FORMAT_NAMES,
@@ -17,12 +18,31 @@ from chat_samples import (
     read,
     reply_text,
 )
-
 from deepground.messages import Message, ReasoningDelta, TextDelta
 from deepground.model.chat_format import ChatFormat
 from deepground.model.chat_format.streaming import longest_overlap
 
-WORDS = ["plain", " ", "\n", "<", "</", "<th", "{", "}", '"', "\\", "``", "é", "日本", "😀", "|>", "｜", "<|im_", "=", "5"]
+WORDS = [
+    "plain",
+    " ",
+    "\n",
+    "<",
+    "</",
+    "<th",
+    "{",
+    "}",
+    '"',
+    "\\",
+    "``",
+    "é",
+    "日本",
+    "😀",
+    "|>",
+    "｜",
+    "<|im_",
+    "=",
+    "5",
+]
 
 
 def words(rng: random.Random, most: int = 8) -> str:
@@ -82,8 +102,17 @@ def test_parsing_is_the_inverse_of_rendering_however_the_text_is_cut(chat_format
 @pytest.mark.parametrize("chat_format", FORMATS, ids=FORMAT_NAMES)
 def test_any_text_at_all_is_read_the_same_however_it_is_cut(chat_format: ChatFormat) -> None:
     rng = random.Random(chat_format.name)
-    heads = ['{"name": "add", "parameters": {"x": 1}}', '{"name": "add", "arguments": "{}"}', "add\n", "functions.add:0"]
-    heads += ['function_calls>\n<｜DSML｜invoke name="add">\n', '<｜DSML｜parameter name="x" string="true">', "```json\n"]
+    heads = [
+        '{"name": "add", "parameters": {"x": 1}}',
+        '{"name": "add", "arguments": "{}"}',
+        "add\n",
+        "functions.add:0",
+    ]
+    heads += [
+        'function_calls>\n<｜DSML｜invoke name="add">\n',
+        '<｜DSML｜parameter name="x" string="true">',
+        "```json\n",
+    ]
     soup = [*ALL_MARKERS, *WORDS, *heads]
     for _ in range(150):
         text = "".join(rng.choices(soup, k=rng.randrange(1, 12)))

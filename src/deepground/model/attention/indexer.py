@@ -36,7 +36,6 @@ from deepground.model.layers import Linear
 
 KEY_NORM_EPS = 1e-6
 SCORE_BLOCK = 1 << 24
-"""Most products (queries x heads x keys) held at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +135,17 @@ class Indexer(nn.Module):
         return base_BQM.masked_fill(closed, float("-inf"))
 
 
-def index_scores(q_BQIW: Tensor, k_BMW: Tensor, weights_BQI: Tensor) -> Tensor:
-    """Scores (B, Q, M) in float32, a block of queries at a time."""
+def index_scores(q_BQIW: Tensor, k_BMW: Tensor, weights_BQI: Tensor, *, block_size: int = SCORE_BLOCK) -> Tensor:
+    """Scores (B, Q, M) in float32, a block of queries at a time.
+
+    Args:
+        q_BQIW: index queries.
+        k_BMW: index keys.
+        weights_BQI: what each head counts for.
+        block_size: most products (queries x heads x keys) held at once.
+    """
     batch, queries, heads, _ = q_BQIW.shape
-    block = max(1, SCORE_BLOCK // (batch * heads * k_BMW.shape[1]))
+    block = max(1, block_size // (batch * heads * k_BMW.shape[1]))
     keys_BWM = k_BMW.float().transpose(1, 2)
     parts = []
     for start in range(0, queries, block):

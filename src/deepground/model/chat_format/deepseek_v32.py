@@ -21,7 +21,6 @@ from deepground.model.chat_format.conversation import (
     read_turns,
 )
 from deepground.model.chat_format.parameter_calls import ParameterCallParser
-from deepground.model.chat_format.streaming import LONGEST_CALL_HEAD
 from deepground.model.prompt import Prompt, Segment, Special, Text
 
 BOS = Special("<｜begin▁of▁sentence｜>")
@@ -38,8 +37,9 @@ _INVOKE_OPEN = f"<{DSML.text}invoke"
 _INVOKE_CLOSE = f"</{DSML.text}invoke>"
 _PARAMETER_OPEN = f"<{DSML.text}parameter"
 _PARAMETER_CLOSE = f"</{DSML.text}parameter>"
-_INVOKE_HEAD = re.compile(r'\s*name="(.*?)"\s*>', re.DOTALL)
-_PARAMETER_HEAD = re.compile(r'\s*name="(.*?)"\s+string="(true|false)"\s*>', re.DOTALL)
+_HEAD_END = '">'
+_INVOKE_HEAD = re.compile(r'\s*name="([^"]*)')
+_PARAMETER_HEAD = re.compile(r'\s*name="([^"]*)"\s+string="(true|false)')
 
 
 class DeepSeekV32Parser(ParameterCallParser):
@@ -77,10 +77,13 @@ class DeepSeekV32Parser(ParameterCallParser):
         return True
 
     def _invoke_head(self) -> bool:
-        head = _INVOKE_HEAD.match(self._buffer)
-        if head is None:
-            return self._wait_for_head()
-        self._buffer = self._buffer[head.end() :]
+        end = self._find_head_end((_HEAD_END,))
+        if end is None:
+            return False
+        head = _INVOKE_HEAD.fullmatch(self._buffer, 0, end) if end >= 0 else None
+        if head is None or not head[1]:
+            return self._not_a_call()
+        self._buffer = self._buffer[end + len(_HEAD_END) :]
         self._calls_in_block += 1
         self._open_call(head[1])
         self._step = self._between_parameters
@@ -88,7 +91,7 @@ class DeepSeekV32Parser(ParameterCallParser):
 
     def _between_parameters(self) -> bool:
         stray, marker = self._take_until((_PARAMETER_OPEN, _INVOKE_CLOSE, _CALLS_CLOSE))
-        self._emit_stray(stray)
+        self._emit_stray(stray, is_last=marker is not None)
         if marker is None:
             return False
         if marker == _PARAMETER_OPEN:
@@ -100,27 +103,22 @@ class DeepSeekV32Parser(ParameterCallParser):
         return True
 
     def _parameter_head(self) -> bool:
-        head = _PARAMETER_HEAD.match(self._buffer)
+        end = self._find_head_end((_HEAD_END,))
+        if end is None:
+            return False
+        head = _PARAMETER_HEAD.fullmatch(self._buffer, 0, end) if end >= 0 else None
         if head is None:
-            return self._wait_for_head()
-        self._buffer = self._buffer[head.end() :]
+            self._emit_text(self._held)
+            self._held = ""
+            self._step = self._between_parameters
+            return True
+        self._buffer = self._buffer[end + len(_HEAD_END) :]
         self._held = ""
         self._open_parameter(head[1])
         self._value_is_string = head[2] == "true"
         if self._value_is_string:
             self._emit_arguments('"')
         self._step = self._value
-        return True
-
-    def _wait_for_head(self) -> bool:
-        """A tag that is not complete: wait for the rest, or let it go as text."""
-        if not self._final and ">" not in self._buffer and len(self._buffer) <= LONGEST_CALL_HEAD:
-            return False
-        if self._step == self._invoke_head:
-            return self._not_a_call()
-        self._emit_text(self._held)
-        self._held = ""
-        self._step = self._between_parameters
         return True
 
     def _value(self) -> bool:

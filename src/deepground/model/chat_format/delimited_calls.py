@@ -5,10 +5,10 @@ block_open  ( call_open head head_end arguments call_close )*  block_close
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from deepground.model.chat_format.streaming import LONGEST_CALL_HEAD, ReasoningParser
+from deepground.model.chat_format.streaming import ReasoningParser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +66,12 @@ class DelimitedCallParser(ReasoningParser):
 
     def _head(self) -> bool:
         syntax = self.syntax
-        end = self._buffer.find(syntax.head_end)
-        broken = _first(self._buffer, (*syntax.call_close, syntax.block_close, syntax.call_open))
-        if end < 0 or (0 <= broken < end):
-            if broken < 0 and not self._final and len(self._buffer) <= LONGEST_CALL_HEAD:
-                return False
+        # Any other marker that comes first shows that this is no call.
+        others = (*syntax.call_close, syntax.block_close, syntax.call_open)
+        end = self._find_head_end((syntax.head_end, *others))
+        if end is None:
+            return False
+        if end < 0 or not self._buffer.startswith(syntax.head_end, end):
             return self._not_a_call()
         name = syntax.name_of(self._buffer[:end])
         if not name:
@@ -94,7 +95,3 @@ class DelimitedCallParser(ReasoningParser):
         else:
             self._step = self._between_calls
         return True
-
-
-def _first(text: str, markers: Sequence[str]) -> int:
-    return min((at for marker in markers if (at := text.find(marker)) >= 0), default=-1)

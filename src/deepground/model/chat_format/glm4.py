@@ -9,13 +9,13 @@ tool's schema decides whether 5 is a number or a string.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 
 from deepground.messages import Message, Tool
 from deepground.model.chat_format.base import ChatFormat, to_json, tool_schema
 from deepground.model.chat_format.conversation import check_parts, last_user_index, parse_arguments, read_turns
 from deepground.model.chat_format.parameter_calls import ParameterCallParser
-from deepground.model.chat_format.streaming import LONGEST_CALL_HEAD
 from deepground.model.prompt import Prompt, Segment, Special, Text
 
 PREFIX = (Special("[gMASK]"), Special("<sop>"))
@@ -52,13 +52,13 @@ class Glm4Parser(ParameterCallParser):
 
     def _calls(self) -> bool:
         """The name runs up to a newline or the first tag."""
-        ends = [at for end in ("\n", KEY.text, END_CALL.text) if (at := self._buffer.find(end)) >= 0]
-        if not ends and not self._final and len(self._buffer) <= LONGEST_CALL_HEAD:
+        end = self._find_head_end(("\n", KEY.text, END_CALL.text))
+        if end is None:
             return False
-        name = self._buffer[: min(ends)].strip() if ends else ""
-        if not name or name[0] in "{<":
+        name = self._buffer[: max(end, 0)].strip()
+        if not re.fullmatch(r"[^\s{}<>\"]+", name):
             return self._not_a_call()
-        self._buffer = self._buffer[min(ends) :]
+        self._buffer = self._buffer[end:]
         self._name = name
         self._open_call(name)
         self._step = self._between_parameters
@@ -66,7 +66,7 @@ class Glm4Parser(ParameterCallParser):
 
     def _between_parameters(self) -> bool:
         stray, marker = self._take_until((KEY.text, END_CALL.text))
-        self._emit_stray(stray)
+        self._emit_stray(stray, is_last=marker is not None)
         if marker is None:
             return False
         if marker == KEY.text:

@@ -10,7 +10,7 @@ import re
 from typing import Any, ClassVar
 
 from deepground.model.chat_format.base import to_json
-from deepground.model.chat_format.streaming import LONGEST_CALL_HEAD, ReasoningParser
+from deepground.model.chat_format.streaming import ReasoningParser
 
 _STRING_BODY = r'(?:[^"\\]|\\.)*'
 _SPACE = r"\s*"
@@ -112,8 +112,8 @@ class JsonCallParser(ReasoningParser):
             return self._not_a_call()
         end = self._buffer.find(self.call_close)
         if end < 0:
-            may_come = self._buffer.lstrip().startswith("{") or len(self._buffer) <= LONGEST_CALL_HEAD
-            return False if may_come and not self._final else self._not_a_call()
+            rest = self._buffer.lstrip()
+            return False if rest[:1] in ("", "{") and not self._final else self._not_a_call()
         call = _read_call(self._buffer[:end])
         if call is None:
             return self._not_a_call()
@@ -159,26 +159,22 @@ class JsonCallParser(ReasoningParser):
         return scanner.done
 
     def _after_arguments(self) -> bool:
-        """The closing brace and, where there is one, the closing marker."""
-        if self.call_close:
-            end = self._buffer.find(self.call_close)
-            if end < 0 and not self._final and len(self._buffer) <= LONGEST_CALL_HEAD:
-                return False
-            closing = self._buffer[:end] if end >= 0 else self._buffer
-            self._buffer = self._buffer[end + len(self.call_close) :] if end >= 0 else ""
-            self._emit_stray(closing)
-            return self._to_content()
+        """The closing brace, then the closing marker where there is one."""
         rest = self._buffer.lstrip()
-        if not rest and not self._final:
-            return False
+        if not rest:
+            return self._to_content() if self._final else False
         if rest.startswith("}"):
             self._buffer = rest[1:]
-        return self._to_content()
+        self._step = self._after_brace
+        return True
 
-    def _emit_stray(self, text: str) -> None:
-        stray = text.strip().removeprefix("}").strip()
-        if stray:
-            self._emit_text(stray)
+    def _after_brace(self) -> bool:
+        rest = self._buffer.lstrip()
+        if self.call_close and rest.startswith(self.call_close):
+            self._buffer = rest[len(self.call_close) :]
+        elif self.call_close.startswith(rest) and self.call_close and not self._final:
+            return False
+        return self._to_content()
 
     def _to_content(self) -> bool:
         self._end_call()

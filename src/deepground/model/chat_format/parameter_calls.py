@@ -12,6 +12,7 @@ class ParameterCallParser(ReasoningParser):
     def __init__(self, *, in_reasoning: bool) -> None:
         super().__init__(in_reasoning=in_reasoning)
         self._num_parameters = 0
+        self._in_stray = False
 
     def _open_call(self, name: str) -> None:
         self._held = ""
@@ -28,7 +29,14 @@ class ParameterCallParser(ReasoningParser):
         self._emit_arguments("}")
         self._end_call()
 
-    def _emit_stray(self, text: str) -> None:
-        """Text where only tags belong: white space is the format's own, anything else is content."""
-        if text.strip():
-            self._emit_text(text)
+    def _emit_stray(self, text: str, *, is_last: bool) -> None:
+        """Text where only tags belong: leading white space is the format's own, the rest is content.
+
+        Args:
+            text: more of it.
+            is_last: a tag follows.
+        """
+        if not self._in_stray:
+            text = text.lstrip()
+        self._in_stray = (self._in_stray or bool(text)) and not is_last
+        self._emit_text(text)

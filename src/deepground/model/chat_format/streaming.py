@@ -84,6 +84,15 @@ class StreamParser(ABC):
         text, self._buffer = self._buffer[:cut], self._buffer[cut:]
         return text, None
 
+    def _find_head_end(self, markers: tuple[str, ...]) -> int | None:
+        """Where the first of `markers` ends the head of a call; -1 if none does, None if one still may."""
+        found = [at for marker in markers if (at := self._buffer.find(marker)) >= 0]
+        # Where the next marker could begin at the earliest; the limit must not depend on how text is cut.
+        begins = min(found, default=len(self._buffer) - longest_overlap(self._buffer, markers))
+        if begins > LONGEST_CALL_HEAD:
+            return -1
+        return begins if found else -1 if self._final else None
+
     def _emit_text(self, text: str) -> None:
         text = self._without_leading_newlines(text)
         if text:

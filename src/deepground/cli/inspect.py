@@ -1,0 +1,77 @@
+"""`deepground inspect`: what a model folder holds, and whether it fits this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from deepground.model.inspection import FormatFit, Inspection
+
+_GIB = 2**30
+
+
+def inspect(
+    model: Annotated[Path | None, typer.Argument(help="Model folder; the bundled pilot if none is named.")] = None,
+) -> None:
+    """Say what a model is, what it needs, and whether it fits this machine; loads no weights."""
+    from deepground.engine import PILOT_FOLDER
+    from deepground.kernels import measure_memory_bandwidth, read_machine
+    from deepground.model import inspect_model
+
+    machine = read_machine()
+    inspection = inspect_model(model or PILOT_FOLDER, machine)
+    bandwidth = measure_memory_bandwidth()
+    console = Console()
+    console.print(_facts(inspection))
+    table = Table("Format", "Weights", "Cache per token", "Fits here", "Room for context", "Decode, at most")
+    for fit in inspection.fits:
+        table.add_row(*_row(inspection, fit, bandwidth))
+    console.print(table)
+    console.print(
+        f"{machine.memory_available / _GIB:.1f} GiB of memory available; {bandwidth / 1e9:.1f} GB/s measured; "
+        f"instruction sets: {', '.join(machine.instruction_sets) or 'none known'}.\n"
+        f"auto takes {inspection.choice.reason}"
+    )
+    if not any(fit.fits for fit in inspection.fits):
+        raise typer.Exit(1)
+
+
+def _facts(inspection: Inspection) -> Table:
+    config, size = inspection.config, inspection.fits[0].size
+    table = Table(show_header=False, box=None)
+    table.add_row("Folder", str(inspection.folder))
+    table.add_row("Family", f"{config.family}; {inspection.attention}; {config.num_layers} layers")
+    table.add_row(
+        "Parameters", f"{_count(size.parameters)}, of which {_count(size.active_parameters)} active per token"
+    )
+    if size.mtp_parameters:
+        table.add_row("Multi-token prediction", _count(size.mtp_parameters))
+    stored = ", ".join(f"{count} {dtype}" for dtype, count in inspection.stored_formats.items())
+    table.add_row("On disk", f"{inspection.disk_bytes / _GIB:.2f} GiB; tensors: {stored}")
+    table.add_row("Context", f"{config.max_positions} tokens")
+    table.add_row("Chat format", f"{inspection.chat_format} ({inspection.chat_format_reason})")
+    return table
+
+
+def _row(inspection: Inspection, fit: FormatFit, bandwidth: float) -> list[str]:
+    rate = inspection.decode_tokens_per_second(fit, bandwidth)
+    return [
+        str(fit.dtype).removeprefix("torch."),
+        f"{fit.size.weight_bytes / _GIB:.2f} GiB",
+        f"{fit.size.cache_bytes_per_token / 1024:.1f} KiB",
+        "[green]yes[/]" if fit.fits else "[red]no[/]",
+        f"{fit.context_tokens:,} tokens" if fit.fits else "-",
+        f"{rate:,.1f} tokens/s" if fit.fits else "-",
+    ]
+
+
+def _count(parameters: int) -> str:
+    for unit, name in ((10**9, "billion"), (10**6, "million")):
+        if parameters >= unit:
+            return f"{parameters / unit:.2f} {name}"
+    return f"{parameters:,}"

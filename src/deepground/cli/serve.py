@@ -1,0 +1,76 @@
+"""`deepground serve`: a model behind the API."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deepground.cli.options import ChatFormatOption, Dtype, DtypeOption, ModelFolder, ThreadsOption
+
+if TYPE_CHECKING:
+    from deepground.engine import Engine
+    from deepground.server import ServedModel
+
+
+def serve(
+    model: ModelFolder = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; open ones need --api-key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="DEEPGROUND_API_KEY", help="Key that clients must send. Better set in the environment."),
+    ] = None,
+    served_name: Annotated[str | None, typer.Option(help="The model's id in the API; else the folder's name.")] = None,
+    dtype: DtypeOption = Dtype.AUTO,
+    chat_format: ChatFormatOption = None,
+    threads: ThreadsOption = None,
+    max_sequences: Annotated[int, typer.Option(min=1, help="Requests computed at one time; others wait.")] = 32,
+    max_requests: Annotated[int, typer.Option(min=1, help="Requests computed or waiting; more are told 503.")] = 256,
+    cache_gib: Annotated[float | None, typer.Option(min=0.001, help="Memory for keys and values, in GiB.")] = None,
+    grace: Annotated[float, typer.Option(min=1, help="Seconds that running replies get when the server stops.")] = 30,
+) -> None:
+    """Serve a model behind an OpenAI- and DeepSeek-compatible API until Ctrl-C."""
+    if api_key is not None and not api_key.strip():
+        raise typer.BadParameter("is empty", param_hint="--api-key")
+    from deepground.engine import PILOT_FOLDER, ChatSession, Engine, EngineConfig, EngineService
+    from deepground.server import ServerLimits, bind, create_app, describe_model, serve_app, url_of
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    config = EngineConfig(
+        max_sequences=max_sequences,
+        max_batch_tokens=max(1024, max_sequences),
+        cache_bytes=None if cache_gib is None else int(cache_gib * 2**30),
+        num_threads=threads,
+    )
+    # Before the model is loaded, which can take minutes: a port in use should show at once.
+    with bind(host, port, has_key=api_key is not None) as sock:
+        engine = Engine.from_folder(model, config, dtype=dtype.value, chat_format=chat_format)
+        served = describe_model(engine, model or PILOT_FOLDER, name=served_name)
+        with EngineService(engine) as service:
+            app = create_app(
+                ChatSession(service), served, api_key=api_key, limits=ServerLimits(max_requests=max_requests)
+            )
+            print(_summary(engine, served, url_of(sock), has_key=api_key is not None), flush=True)
+            serve_app(app, sock, grace_s=grace)
+    print("stopped", flush=True)
+
+
+def _summary(engine: Engine, served: ServedModel, url: str, *, has_key: bool) -> str:
+    import torch
+
+    weights = list(engine.decoder.parameters())
+    count = sum(weight.numel() for weight in weights)
+    dtype = str(weights[0].dtype).removeprefix("torch.")
+    cache_tokens = engine.stats.pages_total * engine.config.page_size
+    return "\n".join(
+        [
+            f"model    {served.name} ({engine.decoder.config.family}, {count / 1e6:,.1f} million parameters)",
+            f"compute  {dtype} on {weights[0].device}, {torch.get_num_threads()} threads",
+            f"context  {served.context_length} tokens; cache for {cache_tokens} ({engine.cache_bytes / 2**30:.2f} GiB)",
+            f"access   {'API key needed' if has_key else 'no API key, this machine only'}",
+            f"address  {url}   (OpenAI base URL: {url}/v1; Ctrl-C stops)",
+        ]
+    )

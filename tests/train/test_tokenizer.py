@@ -1,0 +1,97 @@
+import json
+
+import pytest
+from tokenizers import Tokenizer as RawTokenizer
+
+from deepground.errors import TrainingError
+from deepground.model import Tokenizer
+from deepground.train import save_tokenizer, train_tokenizer
+from deepground.train.tokenizer import LEADING_SPECIALS, TRAILING_SPECIALS
+
+TEXTS = [
+    "What is 17 + 25? What is 170+250? h4t7u8+h2t5u6\nu8+6=14",
+    "Reverse the word house. What is the word backwards? 這是什麼？",
+    "for i in range(10):\n    print(i)",
+] * 5
+VOCAB = 340
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(train_tokenizer(TEXTS, VOCAB), folder, max_positions=512)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return Tokenizer.from_folder(folder)
+
+
+def test_layout_of_ids(tokenizer):
+    assert tokenizer.vocab_size == VOCAB
+    assert [tokenizer.special_id(text) for text in LEADING_SPECIALS] == [0, 1, 2]
+    trailing = [tokenizer.special_id(text) for text in TRAILING_SPECIALS]
+    assert trailing == list(range(VOCAB - len(TRAILING_SPECIALS), VOCAB))
+    assert tokenizer.eos_ids == (1,)
+
+
+def test_every_digit_is_a_token_of_its_own(tokenizer):
+    pieces = [tokenizer.token_bytes(id_).decode() for id_ in tokenizer.encode("12345 678+90=x7y 9")]
+    assert [p for p in pieces if any(c.isdigit() for c in p)] == list("12345678907") + ["9"]
+
+
+def test_a_number_has_the_same_tokens_wherever_it_stands(tokenizer):
+    alone = tokenizer.encode("4096")
+    for text in ("x=4096", "is 4096", "(4096", "\n4096"):
+        assert tokenizer.encode(text)[-4:] == alone
+
+
+def test_signs_never_join(tokenizer):
+    pieces = [tokenizer.token_bytes(id_).decode() for id_ in tokenizer.encode('a==b "x":{[]} +-')]
+    signs = [p.strip() for p in pieces if not p.strip().isalnum() and p.strip()]
+    assert all(len(p) == 1 for p in signs)
+
+
+@pytest.mark.parametrize("text", ["", "héllo wörld", "數學 😀 \t\n x", "  two  spaces ", "\x00\x7f", "<think>"])
+def test_any_text_survives(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_specials_do_not_come_from_text(tokenizer):
+    special = set(range(3)) | set(range(VOCAB - len(TRAILING_SPECIALS), VOCAB))
+    for text in (*LEADING_SPECIALS, *TRAILING_SPECIALS):
+        assert not special & set(tokenizer.encode(f"a{text}b"))
+
+
+def test_loads_in_transformers(folder, tokenizer, load_reference):
+    reference = load_reference(folder)
+    text = "What is 170 + 25? Reverse 這 house\n    print"
+    assert reference.encode(text, add_special_tokens=False) == tokenizer.encode(text)
+    assert reference.decode(reference.encode("<｜User｜>hi</think>"), skip_special_tokens=True) == "<｜User｜>hi</think>"
+    assert (reference.bos_token_id, reference.eos_token_id, reference.pad_token_id) == (0, 1, 2)
+
+
+@pytest.fixture
+def load_reference():
+    transformers = pytest.importorskip("transformers")
+    return lambda folder: transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def test_only_v31_flags_are_hidden(folder):
+    added = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    hidden = {token["content"] for token in added if token["special"]}
+    assert hidden == {*LEADING_SPECIALS, "<|EOT|>"}
+
+
+def test_same_texts_give_the_same_tokenizer():
+    first, second = train_tokenizer(TEXTS, VOCAB), train_tokenizer(iter(TEXTS), VOCAB)
+    assert isinstance(first, RawTokenizer)
+    assert first.to_str() == second.to_str()
+
+
+def test_impossible_sizes_are_refused():
+    with pytest.raises(TrainingError, match="vocab_size is 200"):
+        train_tokenizer(TEXTS, 200)
+    with pytest.raises(TrainingError, match="more varied text"):
+        train_tokenizer(["ab"], 400)

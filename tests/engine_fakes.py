@@ -1,7 +1,7 @@
 """Small models and a tokenizer for tests of the engine, each a real implementation of what the engine asks for.
 
-`HistoryDecoder` computes its next token from every earlier token, which it reads back through the cache: one wrong slot,
-page or position changes everything after it, and no rounding can hide or cause a difference.
+`HistoryDecoder` computes its next token from every earlier token, which it reads back through the cache: one
+wrong slot, page or position changes everything after it, and no rounding can hide or cause a difference.
 """
 
 from __future__ import annotations
@@ -186,12 +186,14 @@ class ReplyDecoder(FakeDecoder):
     """
 
     def __init__(self, reply: Sequence[int], *, skip: int = 0) -> None:
-        super().__init__()
+        super().__init__(max_positions=4096)
         self.reply = list(reply)
         self.skip = skip
 
     def next_token(self, history: Sequence[int]) -> int:
         """The reply's next token."""
+        if ASSISTANT not in history:  # the first chunk of a long prompt
+            return EOS
         said = list(reversed(history)).index(ASSISTANT) - self.skip
         return self.reply[said] if said < len(self.reply) else EOS
 

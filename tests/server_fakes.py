@@ -9,12 +9,13 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import httpx
 import uvicorn
 
 from deepground.engine import ChatEvent
-from deepground.errors import ChatFormatError, EngineError, RequestError
+from deepground.errors import ChatFormatError, EngineError, RequestAbortedError, RequestError
 from deepground.messages import (
     Delta,
     Message,
@@ -62,6 +63,11 @@ class ScriptedService:
     asked: list[Asked] = field(default_factory=list)
     running: int = 0
     aborted: int = 0
+    stopped: bool = False
+
+    def stop(self) -> None:
+        """End what runs, as an engine that is stopped does."""
+        self.stopped = True
 
     def start_chat(
         self, messages: Sequence[Message], params: SamplingParams, *, tools: Sequence[Tool], thinking: bool
@@ -110,6 +116,8 @@ class ScriptedService:
             while True:
                 yield TextDelta("on ")
                 await asyncio.sleep(0.01)
+                if self.stopped:
+                    raise RequestAbortedError("the engine was stopped")
         elif command == "fail":
             yield TextDelta("one")
             raise EngineError("the model broke")
@@ -119,22 +127,33 @@ class ScriptedService:
                 yield TextDelta(word + " ")
 
 
+class Stoppable(ChatService, Protocol):
+    """A service that can be told to end what runs."""
+
+    def stop(self) -> None: ...
+
+
 @contextmanager
 def running_server(
-    service: ChatService,
+    service: Stoppable,
     model: ServedModel = MODEL,
     *,
     api_key: str | None = None,
     limits: ServerLimits | None = None,
     grace_s: float = 5,
 ) -> Iterator[str]:
-    """A real server on a free port, in a thread; yields its URL."""
+    """A real server on a free port, in a thread; yields its URL.
+
+    Replies still under way at the end are cut off by the service's `stop`, after `grace_s` seconds.
+    """
     sock = bind("127.0.0.1", 0)
     url = url_of(sock)
     servers: list[uvicorn.Server] = []
     app = create_app(service, model, api_key=api_key, limits=limits)
     thread = threading.Thread(
-        target=serve_app, args=(app, sock), kwargs={"grace_s": grace_s, "on_server": servers.append}
+        target=serve_app,
+        args=(app, sock),
+        kwargs={"cut_off": service.stop, "grace_s": grace_s, "on_server": servers.append},
     )
     thread.start()
     try:

@@ -34,7 +34,8 @@ def test_possible_beginnings_of_a_stop_string_wait() -> None:
     assert pieces("ab", ["abc"]) == ["", "", "ab"]
 
 
-def test_earliest_match_wins() -> None:
+def test_first_complete_match_wins() -> None:
+    assert "".join(pieces("xabc", ["abc", "b"])) == "xa"
     assert "".join(pieces("one two three", ["three", "two"])) == "one "
     assert "".join(pieces("aab", ["ab", "aab"])) == ""
     detokenizer = Detokenizer(TOKENIZER, ["END"])
@@ -65,8 +66,8 @@ def test_equals_cutting_the_whole_text(seed: int) -> None:
     for _ in range(50):
         text = "".join(dice.choice("abé") for _ in range(dice.randint(0, 30)))
         stop = ["".join(dice.choice("abé") for _ in range(dice.randint(1, 4))) for _ in range(dice.randint(1, 3))]
-        cuts = [at for word in stop if (at := text.find(word)) >= 0]
-        expected = text[: min(cuts)] if cuts else text
+        cuts = [(at + len(word), at) for word in stop if (at := text.find(word)) >= 0]
+        expected = text[: min(cuts)[1]] if cuts else text
         out = pieces(text, stop)
         assert "".join(out) == expected
         for step in range(len(out)):

@@ -21,11 +21,13 @@ from deepground.engine.sampler import (
 from deepground.messages import SamplingParams
 
 FALSE_ALARM = 1e-6
-"""Chance that a correct sampler fails one of the statistical tests; the seeds are fixed, so it fails always or never."""
+"""Chance that a correct sampler fails a statistical test; as seeds are fixed, it then fails always."""
 NAMES = itertools.count()
 
 
-def request(*, prompt: tuple[int, ...] = (0,), generated: tuple[int, ...] = (), seed: int = 0, **params: Any) -> Request:
+def request(
+    *, prompt: tuple[int, ...] = (0,), generated: tuple[int, ...] = (), seed: int = 0, **params: Any
+) -> Request:
     return Request(
         id=f"r{next(NAMES)}",
         prompt_length=len(prompt),
@@ -89,13 +91,13 @@ def kept(*indices: int) -> Tensor:
     ],
 )
 def test_draws_follow_the_distribution(params: dict[str, Any], expected: Tensor) -> None:
-    assert_distributed(frequencies(LOGITS, 20_000, **params), expected)
+    assert_distributed(frequencies(LOGITS, 10_000, **params), expected)
 
 
 def test_draws_along_one_request_follow_the_distribution() -> None:
     sampler, one = Sampler(), request(seed=11)
     counts = torch.zeros(len(PROBS), dtype=torch.float64)
-    for _ in range(5000):
+    for _ in range(2000):
         (token,) = sampler.sample(LOGITS.unsqueeze(0).clone(), [one])
         assert token is not None
         one.append(token.token_id)
@@ -147,9 +149,7 @@ def test_penalties_by_hand() -> None:
     logits = torch.tensor([2.0, -1.0, 0.5, 3.0])
     counts = torch.tensor([0.0, 2.0, 1.0, 0.0])
     seen = torch.tensor([True, True, True, False])
-    apply_penalties(
-        logits, generated_counts_V=counts, seen_V=seen, frequency=0.5, presence=0.25, repetition=2.0
-    )
+    apply_penalties(logits, generated_counts_V=counts, seen_V=seen, frequency=0.5, presence=0.25, repetition=2.0)
     # 2/2; -1*2 - 2*0.5 - 0.25; 0.5/2 - 0.5 - 0.25; untouched
     assert logits.tolist() == [1.0, -3.25, -0.5, 3.0]
 
@@ -161,7 +161,7 @@ def test_penalties_look_at_the_right_tokens() -> None:
     assert pick(logits, request(prompt=(0,), generated=(), presence_penalty=2.0, **greedy)) == [0]
     assert pick(logits, request(prompt=(2,), generated=(0, 1), presence_penalty=2.0, **greedy)) == [2]
     assert pick(logits, request(prompt=(0, 1), generated=(2,), repetition_penalty=1.9, **greedy)) == [3]
-    assert pick(logits, request(generated=(0, 1, 1, 2, 2, 2), frequency_penalty=0.3, **greedy)) == [0 + 3]
+    assert pick(logits, request(generated=(0, 1, 1, 2, 2, 2), frequency_penalty=0.4, **greedy)) == [3]
     assert pick(logits, request(generated=(3, 3), frequency_penalty=-1.0, **greedy)) == [3]
 
 
@@ -205,7 +205,7 @@ def test_rows_do_not_know_each_other() -> None:
         {"top_p": 0.3},
         {"temperature": 2.0, "top_p": 0.999},
         {"top_k": 7, "top_p": 0.8},
-        {"top_k": NUCLEUS_CANDIDATES},
+        {"top_k": NUCLEUS_CANDIDATES[0]},
         {"min_p": 0.1, "repetition_penalty": 1.2},
         {"temperature": 1e-9},
     ]
@@ -218,9 +218,9 @@ def test_rows_do_not_know_each_other() -> None:
 
 
 def test_nucleus_wider_than_its_first_candidates_is_exact() -> None:
-    vocab = 4 * NUCLEUS_CANDIDATES
+    vocab = 2 * NUCLEUS_CANDIDATES[-1]
     logits = torch.linspace(0.0, -0.01, vocab)
-    drawn = frequencies(logits, 4000, top_p=0.5)
+    drawn = frequencies(logits, 2000, top_p=0.5)
     half = int((logits.double().softmax(-1).cumsum(-1) < 0.5).sum()) + 1
     assert drawn[half + 1 :].sum() == 0
     quarters = drawn[: half // 4 * 4].reshape(4, -1).sum(-1)

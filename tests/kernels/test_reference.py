@@ -122,10 +122,9 @@ def test_experts_equal_a_loop_over_tokens_with_gradients(tokens: int) -> None:
     x, weights, gate_up, down = inputs
     scores = torch.rand(tokens, 4, generator=torch.Generator().manual_seed(4))
     ids = scores.topk(2, dim=-1).indices  # The fifth expert is never chosen.
-    out, counts = kernels.moe_experts(x, ids, weights, gate_up, down)
+    out = kernels.moe_experts(x, ids, weights, gate_up, down)
     wanted = _naive_experts(x, ids, weights, gate_up, down)
     torch.testing.assert_close(out, wanted)
-    assert counts.tolist() == [int((ids == expert).sum()) for expert in range(5)]
     upstream = _random(tokens, 6, seed=5, dtype=torch.float64)
     for got, by_hand in zip(
         torch.autograd.grad(out, inputs, upstream), torch.autograd.grad(wanted, inputs, upstream), strict=True

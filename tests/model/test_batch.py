@@ -31,7 +31,7 @@ def test_cache_returns_what_was_written() -> None:
     cache = KVCache(tiny_config(GQA), 10, dtype=torch.float32)
     values_TW = torch.arange(48.0).view(3, 16)
     cache.write("key", 1, torch.tensor([7, 0, 4]), values_TW)
-    assert torch.equal(cache.read("key", 1, torch.tensor([[0, 4], [7, 7]])), values_TW[[[1, 2], [0, 0]]])
+    assert torch.equal(cache.read("key", 1, torch.tensor([[0, 4], [7, 7]])), values_TW[torch.tensor([[1, 2], [0, 0]])])
     assert bool((cache.read("key", 0, torch.arange(10)) == 0).all())
     assert bool((cache.read("value", 1, torch.arange(10)) == 0).all())
 

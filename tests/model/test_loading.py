@@ -166,7 +166,7 @@ def test_loaded_weights_do_not_depend_on_the_file(tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_fit_is_refused_before_allocation(tmp_path: Path) -> None:
-    # 2^17 x 2^24 values in a sparse file: 8 TiB that exist on no disk and in no memory.
+    # 2^16 x 2^24 values in a sparse file: 2 TiB that fill no disk.
     raw = {**TINY["llama"], "vocab_size": 2**24, "hidden_size": 2**16, "num_attention_heads": 64}
     raw |= {"num_key_value_heads": 64, "tie_word_embeddings": True, "num_hidden_layers": 1, "head_dim": 2}
     (tmp_path / "config.json").write_text(json.dumps(raw))

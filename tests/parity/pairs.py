@@ -57,7 +57,7 @@ def _randomise(model: Any) -> None:
         elif tensor.dim() == 1:
             tensor.normal_(1.0, 0.3)
         else:
-            tensor.normal_(0.0, 1.0 if "embed" in name else 1.2 * tensor.shape[-1] ** -0.5)
+            tensor.normal_(0.0, 0.4 if "embed" in name else 1.2 * tensor.shape[-1] ** -0.5)
 
 
 def _edit_config(case: Case, path: Path) -> None:

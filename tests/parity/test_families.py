@@ -128,12 +128,13 @@ def test_greedy_continuation(pair: Pair, sequences: list[Tensor]) -> None:
 def test_layer_by_layer(
     case: Case, pair: Pair, sequences: list[Tensor], differences: dict[str, dict[str, float]]
 ) -> None:
-    """Each layer's output, so that a failure names the first layer that differs."""
+    """Each layer's output, relative to its largest value; a failure names the first layer that differs."""
     ours, wanted = _layer_outputs(pair, sequences[0])
     assert list(ours) == list(wanted)
     worst = 0.0
     for name, output_TD in ours.items():
-        difference = float((output_TD - wanted[name]).abs().max())
+        size = max(1.0, float(wanted[name].abs().max()))
+        difference = float((output_TD - wanted[name]).abs().max()) / size
         worst = max(worst, difference)
         assert difference <= TOLERANCE, f"{case.name}: {name} is the first layer that differs, by {difference:.1e}"
     differences.setdefault(case.name, {})["layers"] = worst

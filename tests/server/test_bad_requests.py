@@ -1,6 +1,8 @@
 """Requests that are wrong before any field is looked at: a 4xx in DeepSeek's shape, never a 5xx."""
 
+import json
 from collections.abc import Iterator
+from random import Random
 
 import httpx
 import pytest
@@ -136,3 +138,66 @@ def test_too_many_requests_are_told_to_come_back() -> None:
             if (last := httpx.post(url + CHAT, content=GOOD, headers=JSON)).is_success:
                 break
         assert last.is_success
+
+
+RICH = {
+    "model": "scripted",
+    "messages": [
+        {"role": "system", "content": [{"type": "text", "text": "be brief"}]},
+        {"role": "user", "content": "hello"},
+        {
+            "role": "assistant", "content": None, "reasoning_content": "hm",
+            "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+        },
+        {"role": "tool", "tool_call_id": "c", "content": "ok"},
+        {"role": "user", "content": "echo x"},
+    ],
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}],
+    "tool_choice": "auto", "stream": False, "temperature": 1, "top_p": 0.5, "seed": 3, "stop": ["a", "b"],
+    "logprobs": True, "top_logprobs": 2, "thinking": {"type": "enabled"}, "response_format": {"type": "text"},
+    "max_tokens": 5, "user": "me", "n": 1, "logit_bias": {}, "stream_options": None,
+}  # fmt: skip
+JUNK = [
+    None,
+    True,
+    0,
+    -1,
+    10**30,
+    1.5,
+    -0.0,
+    1e308,
+    "",
+    "x" * 1000,
+    "\x00",
+    "none",
+    [],
+    [[]],
+    {},
+    {"": 0},
+    {"type": {}},
+]
+
+
+def damaged(value: object, random: Random) -> object:
+    """A copy with one place, somewhere, replaced, removed or doubled."""
+    if isinstance(value, dict) and value and random.random() < 0.85:
+        key = random.choice(sorted(value))
+        if random.random() < 0.15:
+            return {k: v for k, v in value.items() if k != key}
+        return {**value, key: damaged(value[key], random)}
+    if isinstance(value, list) and value and random.random() < 0.85:
+        place = random.randrange(len(value))
+        middle = [value[place]] * 2 if random.random() < 0.1 else [damaged(value[place], random)]
+        return [*value[:place], *middle, *value[place + 1 :]]
+    return random.choice(JUNK)
+
+
+def test_no_damage_is_the_servers_fault(client: httpx.Client) -> None:
+    random, told = Random(5), set()
+    for _ in range(150):
+        body = damaged(RICH, random)
+        response = client.post(CHAT, content=json.dumps(body), headers=JSON)
+        assert response.status_code in (200, 400), (response.text, body)
+        if response.status_code == 400:
+            told.add(str(error_of(response)["param"]))
+    assert len(told) > 15

@@ -73,10 +73,24 @@ def test_a_running_reply_ends_before_the_server_does() -> None:
     assert json.loads(texts[0])["choices"][0]["finish_reason"] == "stop"
 
 
-def test_an_endless_reply_is_cut_when_the_grace_is_over() -> None:
+def test_an_endless_stream_is_told_when_the_grace_is_over() -> None:
     service = ScriptedService()
-    with running_server(service, grace_s=1) as url:
+    with running_server(service, grace_s=0.5) as url:
         sock = raw_request(url, forever(stream=True))
+        wait_until(lambda: service.running == 1)
+    received = b""
+    while piece := sock.recv(65536):
+        received += piece
+    sock.close()
+    assert (service.running, service.aborted) == (0, 1)
+    assert b'"code":"aborted"' in received
+    assert b"[DONE]" not in received
+
+
+def test_a_reply_that_cannot_be_stopped_does_not_hold_the_server_up() -> None:
+    service = ScriptedService()
+    with running_server(service, grace_s=0.1) as url:
+        sock = raw_request(url, forever(stream=True, text="slow 600"))
         wait_until(lambda: service.running == 1)
     assert (service.running, service.aborted) == (0, 1)
     sock.close()

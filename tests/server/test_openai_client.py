@@ -38,6 +38,13 @@ class Served:
     client: openai.OpenAI
 
 
+class StoppableSession(ChatSession):
+    """A session that can end its engine's requests."""
+
+    def stop(self) -> None:
+        self.service.stop()
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tiny_model_folder(tmp_path_factory.mktemp("models") / "tiny", max_positions=100_000)
@@ -45,7 +52,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     model = describe_model(engine, folder)
     with (
         EngineService(engine) as service,
-        running_server(ChatSession(service), model) as url,
+        running_server(StoppableSession(service), model) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client,
     ):
         yield Served(url, service, client)

@@ -15,12 +15,12 @@ FORMAT = CHAT_FORMATS["deepseek-v3.1"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory):
     return tiny_models.tiny_model_folder(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="module")
-def tokenizer(folder):
+def tokenizer(folder: Path):
     return Tokenizer.from_folder(folder)
 
 
@@ -37,7 +37,7 @@ def random_sample(index: int) -> Sample:
         (False, Message.assistant("42"), "</think>", "42"),
     ],
 )
-def test_only_what_the_model_writes_is_trained(tokenizer, thinking, reply, prompt_end, trained):
+def test_only_what_the_model_writes_is_trained(tokenizer: Tokenizer, thinking: bool, reply: Message, prompt_end: str, trained: str) -> None:
     messages = [Message.user("17+25"), reply]
     sample = encode_conversation(messages, tokenizer, FORMAT, thinking=thinking)
     prompt, rest = sample.token_ids[: sample.prompt_length], sample.token_ids[sample.prompt_length :]
@@ -47,12 +47,12 @@ def test_only_what_the_model_writes_is_trained(tokenizer, thinking, reply, promp
     assert prompt == tokenizer.encode_prompt(FORMAT.render(messages[:1], thinking=thinking))
 
 
-def test_a_conversation_must_end_with_the_assistant(tokenizer):
+def test_a_conversation_must_end_with_the_assistant(tokenizer: Tokenizer) -> None:
     with pytest.raises(TrainingError, match="role user"):
         encode_conversation([Message.user("hi")], tokenizer, FORMAT, thinking=False)
 
 
-def test_targets_are_the_next_tokens_of_replies():
+def test_targets_are_the_next_tokens_of_replies() -> None:
     samples = [Sample([5, 6, 7, 8], 2), Sample([9, 10, 11], 1)]
     batch = pack_rows([samples], 9, pad_id=2)
     assert batch.rows.token_ids_T.tolist() == [5, 6, 7, 8, 9, 10, 11, 2, 2]
@@ -62,7 +62,7 @@ def test_targets_are_the_next_tokens_of_replies():
     assert (batch.num_tokens, batch.num_samples, batch.num_trained) == (7, 2, 4)
 
 
-def test_packed_samples_do_not_see_each_other(folder):
+def test_packed_samples_do_not_see_each_other(folder: Path) -> None:
     decoder = Decoder(load_config(folder))
     decoder.init_weights(3)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_packed_samples_do_not_see_each_other(folder):
                 start = end
 
 
-def test_splitting_keeps_every_row():
+def test_splitting_keeps_every_row() -> None:
     stream = PackedStream(random_sample, num_rows=5, row_length=64, pad_id=2)
     batch = stream.next_batch()
     parts = list(batch.split(2))
@@ -89,7 +89,7 @@ def test_splitting_keeps_every_row():
     assert torch.equal(torch.cat([targets for _, targets in parts]), batch.targets_T)
 
 
-def test_rows_are_well_filled_and_each_sample_is_used_once():
+def test_rows_are_well_filled_and_each_sample_is_used_once() -> None:
     stream = PackedStream(random_sample, num_rows=8, row_length=64, pad_id=2)
     batches = [stream.next_batch() for _ in range(10)]
     filled = sum(b.num_tokens for b in batches) / (10 * 8 * 64)
@@ -98,22 +98,20 @@ def test_rows_are_well_filled_and_each_sample_is_used_once():
     assert sum(b.num_samples for b in batches) == drawn - len(stream.position.waiting)
 
 
-def test_stream_goes_on_where_it_was():
+def test_stream_goes_on_where_it_was() -> None:
     stream = PackedStream(random_sample, num_rows=4, row_length=64, pad_id=2)
     for _ in range(3):
         stream.next_batch()
     saved = stream.position.to_json()
     expected = [stream.next_batch() for _ in range(3)]
-    resumed = PackedStream(
-        random_sample, num_rows=4, row_length=64, pad_id=2, position=DataPosition(**saved)
-    )
+    resumed = PackedStream(random_sample, num_rows=4, row_length=64, pad_id=2, position=DataPosition(**saved))
     for batch in expected:
         again = resumed.next_batch()
         assert torch.equal(again.rows.token_ids_T, batch.rows.token_ids_T)
         assert torch.equal(again.targets_T, batch.targets_T)
 
 
-def test_long_samples_are_left_out_and_counted():
+def test_long_samples_are_left_out_and_counted() -> None:
     def make_sample(index: int) -> Sample:
         return Sample([7] * (50 if index % 3 == 0 else 10), 2)
 
@@ -123,19 +121,19 @@ def test_long_samples_are_left_out_and_counted():
     assert stream.position.dropped == len(range(0, stream.position.next_index, 3))
 
 
-def test_rows_that_fit_nothing_are_an_error():
+def test_rows_that_fit_nothing_are_an_error() -> None:
     stream = PackedStream(lambda index: Sample([7] * 50, 2), num_rows=2, row_length=32, pad_id=2)
     with pytest.raises(TrainingError, match="raise row_length"):
         stream.next_batch()
 
 
-def test_seeds_are_fixed_and_differ():
+def test_seeds_are_fixed_and_differ() -> None:
     seeds = {sample_seed(seed, index) for seed in range(20) for index in range(200)}
     assert len(seeds) == 4000
     assert sample_seed(7, 0) == sample_seed(7, 0)
 
 
-def test_mixture_is_a_function_of_the_index(tokenizer):
+def test_mixture_is_a_function_of_the_index(tokenizer: Tokenizer) -> None:
     first = mixture_samples(tokenizer, FORMAT, seed=1, easy_samples=100)
     second = mixture_samples(tokenizer, FORMAT, seed=1, easy_samples=100)
     assert [first(i) for i in (0, 50, 500)] == [second(i) for i in (0, 50, 500)]

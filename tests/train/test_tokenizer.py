@@ -17,18 +17,18 @@ VOCAB = 340
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("tokenizer")
     save_tokenizer(train_tokenizer(TEXTS, VOCAB), folder, max_positions=512)
     return folder
 
 
 @pytest.fixture(scope="module")
-def tokenizer(folder):
+def tokenizer(folder: Path):
     return Tokenizer.from_folder(folder)
 
 
-def test_layout_of_ids(tokenizer):
+def test_layout_of_ids(tokenizer: Tokenizer) -> None:
     assert tokenizer.vocab_size == VOCAB
     assert [tokenizer.special_id(text) for text in LEADING_SPECIALS] == [0, 1, 2]
     trailing = [tokenizer.special_id(text) for text in TRAILING_SPECIALS]
@@ -36,39 +36,41 @@ def test_layout_of_ids(tokenizer):
     assert tokenizer.eos_ids == (1,)
 
 
-def test_every_digit_is_a_token_of_its_own(tokenizer):
+def test_every_digit_is_a_token_of_its_own(tokenizer: Tokenizer) -> None:
     pieces = [tokenizer.token_bytes(id_).decode() for id_ in tokenizer.encode("12345 678+90=x7y 9")]
-    assert [p for p in pieces if any(c.isdigit() for c in p)] == list("12345678907") + ["9"]
+    assert [p for p in pieces if any(c.isdigit() for c in p)] == [*list("12345678907"), "9"]
 
 
-def test_a_number_has_the_same_tokens_wherever_it_stands(tokenizer):
+def test_a_number_has_the_same_tokens_wherever_it_stands(tokenizer: Tokenizer) -> None:
     alone = tokenizer.encode("4096")
     for text in ("x=4096", "is 4096", "(4096", "\n4096"):
         assert tokenizer.encode(text)[-4:] == alone
 
 
-def test_signs_never_join(tokenizer):
+def test_signs_never_join(tokenizer: Tokenizer) -> None:
     pieces = [tokenizer.token_bytes(id_).decode() for id_ in tokenizer.encode('a==b "x":{[]} +-')]
     signs = [p.strip() for p in pieces if not p.strip().isalnum() and p.strip()]
     assert all(len(p) == 1 for p in signs)
 
 
 @pytest.mark.parametrize("text", ["", "héllo wörld", "數學 😀 \t\n x", "  two  spaces ", "\x00\x7f", "<think>"])
-def test_any_text_survives(tokenizer, text):
+def test_any_text_survives(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_specials_do_not_come_from_text(tokenizer):
+def test_specials_do_not_come_from_text(tokenizer: Tokenizer) -> None:
     special = set(range(3)) | set(range(VOCAB - len(TRAILING_SPECIALS), VOCAB))
     for text in (*LEADING_SPECIALS, *TRAILING_SPECIALS):
         assert not special & set(tokenizer.encode(f"a{text}b"))
 
 
-def test_loads_in_transformers(folder, tokenizer, load_reference):
+def test_loads_in_transformers(folder: Path, tokenizer: Tokenizer, load_reference: Callable[[Path], Any]) -> None:
     reference = load_reference(folder)
     text = "What is 170 + 25? Reverse 這 house\n    print"
     assert reference.encode(text, add_special_tokens=False) == tokenizer.encode(text)
-    assert reference.decode(reference.encode("<｜User｜>hi</think>"), skip_special_tokens=True) == "<｜User｜>hi</think>"
+    assert (
+        reference.decode(reference.encode("<｜User｜>hi</think>"), skip_special_tokens=True) == "<｜User｜>hi</think>"
+    )
     assert (reference.bos_token_id, reference.eos_token_id, reference.pad_token_id) == (0, 1, 2)
 
 
@@ -78,19 +80,19 @@ def load_reference():
     return lambda folder: transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
-def test_only_v31_flags_are_hidden(folder):
+def test_only_v31_flags_are_hidden(folder: Path) -> None:
     added = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
     hidden = {token["content"] for token in added if token["special"]}
     assert hidden == {*LEADING_SPECIALS, "<|EOT|>"}
 
 
-def test_same_texts_give_the_same_tokenizer():
+def test_same_texts_give_the_same_tokenizer() -> None:
     first, second = train_tokenizer(TEXTS, VOCAB), train_tokenizer(iter(TEXTS), VOCAB)
     assert isinstance(first, RawTokenizer)
     assert first.to_str() == second.to_str()
 
 
-def test_impossible_sizes_are_refused():
+def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(TrainingError, match="vocab_size is 200"):
         train_tokenizer(TEXTS, 200)
     with pytest.raises(TrainingError, match="more varied text"):

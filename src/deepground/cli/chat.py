@@ -204,5 +204,5 @@ def run_through(conversation: Conversation, lines: Iterator[str]) -> bool:
 def _prompt_reader() -> Callable[[], str]:
     from prompt_toolkit import PromptSession
 
-    session: PromptSession[str] = PromptSession()
+    session: PromptSession[str] = PromptSession(reserve_space_for_menu=0)
     return lambda: session.prompt("> ")

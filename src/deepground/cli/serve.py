@@ -54,7 +54,7 @@ def serve(
                 ChatSession(service), served, api_key=api_key, limits=ServerLimits(max_requests=max_requests)
             )
             print(_summary(engine, served, url_of(sock), has_key=api_key is not None), flush=True)
-            serve_app(app, sock, grace_s=grace)
+            serve_app(app, sock, cut_off=service.stop, grace_s=grace)
     print("stopped", flush=True)
 
 

@@ -43,10 +43,12 @@ class Detokenizer:
             return text
         text = self._held + text
         self._held = ""
-        matches = [at for stop in self._stop if (at := text.find(stop)) >= 0]
+        # The match that is complete first, not the one that begins first: with one character per token the model
+        # would have stopped there, and the result must not depend on how text is cut into tokens.
+        matches = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         if matches:
             self.stopped = True
-            return text[: min(matches)]
+            return text[: min(matches)[1]]
         end = len(text) - max(_overlap(text, stop) for stop in self._stop)
         self._held = text[end:]
         return text[:end]

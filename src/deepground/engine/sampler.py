@@ -21,8 +21,9 @@ from torch import Tensor
 
 from deepground.engine.request import Request
 
-NUCLEUS_CANDIDATES = 1024
-"""Top-p looks at this many tokens first and sorts the whole vocabulary only if they fall short of p."""
+NUCLEUS_CANDIDATES = (64, 1024)
+"""Top-p looks at this many most likely tokens, then at more, and sorts the whole vocabulary only if they fall
+short of p. Where a row ends up depends on its own logits alone."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +203,7 @@ def _group(rows: Sequence[int], requests: Sequence[Request], *, vocab_size: int)
         if 0 < params.top_k < vocab_size:
             method = _Method(params.top_k, by_top_k=True)
         else:
-            nucleus = min(NUCLEUS_CANDIDATES, vocab_size) if params.top_p < 1 else 0
-            method = _Method(nucleus, by_top_k=False)
+            method = _Method(_more_candidates(0, vocab_size) if params.top_p < 1 else 0, by_top_k=False)
         group = groups.setdefault(method, _Group(method, [], []))
         group.rows.append(row)
         group.requests.append(requests[row])
@@ -246,13 +246,17 @@ def _draw_group(logits_NV: Tensor, group: _Group, token_ids: list[int]) -> None:
 
 
 def _draw_split(logits_NV: Tensor, group: _Group, reached: Sequence[bool], token_ids: list[int]) -> None:
-    """Draw rows whose candidates fall short of p from the whole sorted vocabulary, the others as before."""
-    everything = _Method(logits_NV.shape[1], by_top_k=False)
-    for method, wanted in ((group.method, True), (everything, False)):
+    """Draw rows whose candidates fall short of p from more candidates, the others as before."""
+    more = _Method(_more_candidates(group.method.num_candidates, logits_NV.shape[1]), by_top_k=False)
+    for method, wanted in ((group.method, True), (more, False)):
         members = [i for i, enough in enumerate(reached) if enough is wanted]
         if members:
             part = _Group(method, [group.rows[i] for i in members], [group.requests[i] for i in members])
             _draw_group(logits_NV, part, token_ids)
+
+
+def _more_candidates(current: int, vocab_size: int) -> int:
+    return next((n for n in NUCLEUS_CANDIDATES if current < n < vocab_size), vocab_size)
 
 
 def _with_logprobs(logits_V: Tensor, token_id: int, num_top: int) -> SampledToken:

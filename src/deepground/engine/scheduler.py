@@ -148,9 +148,8 @@ class Scheduler:
             step.add(self._chunk(request, min(request.num_uncomputed, self.prefill_chunk, step.budget)))
 
     def _preempt(self, victim: Request, step: _Step) -> None:
-        # The victim is the latest arrival of all that run, and everything that waits arrived later
-        # still: in front of the queue is its place by arrival.
-        step.remove(victim)
+        # The victim is the latest arrival of all that run. It has no chunk in this step yet, because chunks are
+        # given out in order of arrival; and all that wait arrived later, so its place is in front of the queue.
         self._running.remove(victim)
         self.pool.release(victim.id)
         victim.status = RequestStatus.WAITING
@@ -181,8 +180,3 @@ class _Step:
     def add(self, chunk: ScheduledChunk) -> None:
         self.chunks[chunk.request.id] = chunk
         self.budget -= chunk.length
-
-    def remove(self, request: Request) -> None:
-        chunk = self.chunks.pop(request.id, None)
-        if chunk is not None:
-            self.budget += chunk.length

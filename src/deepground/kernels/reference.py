@@ -79,8 +79,8 @@ def attention(
 
 def moe_experts(
     x_TD: Tensor, expert_ids_TK: Tensor, weights_TK: Tensor, gate_up_EFD: Tensor, down_EDF: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The weighted sum of each token's chosen experts, each a SwiGLU block.
+) -> Tensor:
+    """The weighted sum of each token's chosen experts, each a SwiGLU block: (T, D).
 
     Tokens are sorted by expert, so that every expert that was chosen is one pair of matrix products.
 
@@ -90,20 +90,20 @@ def moe_experts(
         weights_TK: what each chosen expert's output is multiplied by.
         gate_up_EFD: (E, 2F, D), gate rows before up rows.
         down_EDF: (E, D, F).
-
-    Returns:
-        The sums (T, D), and how many tokens each expert was given (E,), int64.
     """
-    num_experts, top_k = gate_up_EFD.shape[0], expert_ids_TK.shape[1]
+
+    def expert(chosen: int, x_ND: Tensor) -> Tensor:
+        return F.linear(swiglu(*F.linear(x_ND, gate_up_EFD[chosen]).chunk(2, dim=-1)), down_EDF[chosen])
+
+    num_tokens, top_k = expert_ids_TK.shape
+    if num_tokens == 1:  # Decoding one sequence: sorting would take longer than the products.
+        outputs_KD = torch.cat([expert(chosen, x_TD) for chosen in expert_ids_TK[0].tolist()])
+        return weights_TK.to(x_TD.dtype) @ outputs_KD
     flat_ids = expert_ids_TK.flatten()
-    counts_E = torch.bincount(flat_ids, minlength=num_experts)
+    counts = torch.bincount(flat_ids, minlength=gate_up_EFD.shape[0]).tolist()
     order = flat_ids.argsort(stable=True)
     tokens = order // top_k
-    chunks = x_TD.index_select(0, tokens).split_with_sizes(counts_E.tolist())
-    outputs = [
-        F.linear(swiglu(*F.linear(chunk, gate_up_EFD[e]).chunk(2, dim=-1)), down_EDF[e])
-        for e, chunk in enumerate(chunks)
-        if chunk.shape[0]
-    ]
+    chunks = x_TD.index_select(0, tokens).split_with_sizes(counts)
+    outputs = [expert(chosen, chunk) for chosen, chunk in enumerate(chunks) if chunk.shape[0]]
     weighted = torch.cat(outputs) * weights_TK.flatten().index_select(0, order).to(x_TD.dtype).unsqueeze(-1)
-    return torch.zeros_like(x_TD).index_add_(0, tokens, weighted), counts_E
+    return torch.zeros_like(x_TD).index_add_(0, tokens, weighted)

@@ -9,13 +9,13 @@ Legend: T tokens of the pass, N tokens whose logits are wanted, D hidden size, V
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deepground import kernels
 from deepground.model.attention import prepare
 from deepground.model.batch import Batch, RowBatch
 from deepground.model.config import ModelConfig
-from deepground.model.layer import DecoderLayer
+from deepground.model.decoder_layer import DecoderLayer
 from deepground.model.layers import Linear, RMSNorm
 from deepground.model.mtp import MtpLayer
 from deepground.model.rope import RotaryEmbedding
@@ -64,7 +64,7 @@ class Decoder(nn.Module):
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits (N, V) in float32; give only the tokens whose logits are wanted."""
         weight_VD = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
-        return F.linear(hidden_ND, weight_VD).float()
+        return kernels.linear(hidden_ND, weight_VD).float()
 
     def mtp_hidden(self, hidden_TD: Tensor, next_token_ids_T: Tensor, batch: RowBatch, depth: int = 0) -> Tensor:
         """States (T, D) from which `logits` predicts the token after the next.

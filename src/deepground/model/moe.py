@@ -94,11 +94,10 @@ class Moe(nn.Module):
     def forward(self, x_TD: Tensor) -> Tensor:
         """(T, D) to (T, D)."""
         ids_TK, weights_TK, scores_TE = self.gate(x_TD)
-        out_TD, counts_E = kernels.moe_experts(
-            x_TD, ids_TK, weights_TK, self.experts.gate_up_proj, self.experts.down_proj
-        )
+        out_TD = kernels.moe_experts(x_TD, ids_TK, weights_TK, self.experts.gate_up_proj, self.experts.down_proj)
         if self.config.shared_intermediate_size:
             out_TD = out_TD + self.shared_experts(x_TD)
         if self.training:
-            self.last_expert_counts_E, self.last_scores_TE = counts_E, scores_TE
+            self.last_expert_counts_E = torch.bincount(ids_TK.flatten(), minlength=self.config.num_experts)
+            self.last_scores_TE = scores_TE
         return out_TD

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deepground.model.attention import PassContext
 from deepground.model.config import ModelConfig
-from deepground.model.layer import DecoderLayer
+from deepground.model.decoder_layer import DecoderLayer
 from deepground.model.layers import Linear, RMSNorm
 
 

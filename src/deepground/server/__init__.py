@@ -1,7 +1,7 @@
 """The server room: an OpenAI- and DeepSeek-compatible API in front of the engine.
 
 app = create_app(session, model)    # a FastAPI application, for any ASGI server
-serve_app(app, bind("127.0.0.1", 8000))   # or this one, until SIGTERM or Ctrl-C
+serve_app(app, bind("127.0.0.1", 8000), cut_off=service.stop)    # or this one, until a signal
 """
 
 from deepground.server.app import ServerLimits, create_app

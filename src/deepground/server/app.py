@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 import deepground
 from deepground.engine import ChatEvent
+from deepground.errors import RequestAbortedError
 from deepground.messages import Usage
 from deepground.server.access import AccessControl
 from deepground.server.body import read_body
@@ -164,6 +165,8 @@ class RequestLog:
                     self._finish = event.finish_reason or self._finish
                     self._usage = event.usage or self._usage
                     yield event
+        except RequestAbortedError:
+            raise
         except Exception:
             self._finish = "error"
             raise

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from deepground.errors import ListenError
 from deepground.server.access import is_loopback_host
+
+_CUT_OFF_S = 3
+"""What replies get to say that they were cut off; the connections are closed after that."""
 
 
 def bind(host: str, port: int, *, has_key: bool = False) -> socket.socket:
@@ -59,6 +65,7 @@ def serve_app(
     app: ASGIApp,
     sock: socket.socket,
     *,
+    cut_off: Callable[[], None],
     grace_s: float = 30.0,
     on_server: Callable[[uvicorn.Server], None] | None = None,
 ) -> None:
@@ -67,7 +74,8 @@ def serve_app(
     Args:
         app: the application.
         sock: from `bind`.
-        grace_s: seconds that running replies get before they are cut off; a second Ctrl-C cuts them at once.
+        cut_off: ends all running replies; called, in a thread, when the grace is over or after a second signal.
+        grace_s: seconds that running replies get.
         on_server: is handed the server before it starts; setting its `should_exit` stops it from another thread.
 
     Raises:
@@ -86,27 +94,49 @@ def serve_app(
         lifespan="off",
         ws="none",
         http="h11",
-        timeout_graceful_shutdown=max(1, round(grace_s)),
+        timeout_graceful_shutdown=round(grace_s) + _CUT_OFF_S,
         timeout_keep_alive=30,
     )
-    server = _Server(config)
+    server = _Server(config, cut_off, grace_s)
     if on_server is not None:
         on_server(server)
     server.run(sockets=[sock])
 
 
 class _Server(uvicorn.Server):
-    """Returns after a signal instead of raising it again, so that the caller can stop the engine in order."""
+    """Ends replies in order before it ends itself, and returns after a signal instead of raising it again."""
+
+    def __init__(self, config: uvicorn.Config, cut_off: Callable[[], None], grace_s: float) -> None:
+        super().__init__(config)
+        self._cut_off = cut_off
+        self._grace_s = grace_s
+        self._in_a_hurry = False
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
+    def capture_signals(self) -> Generator[None, None, None]:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        handled = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self.handle_exit) for number in handled}
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._in_a_hurry = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        cutting_off = asyncio.create_task(self._cut_off_in_time())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cutting_off.cancel()
+
+    async def _cut_off_in_time(self) -> None:
+        end = time.monotonic() + self._grace_s
+        while time.monotonic() < end and not self._in_a_hurry:
+            await asyncio.sleep(0.1)
+        await asyncio.to_thread(self._cut_off)

@@ -7,8 +7,8 @@ change, look at the difference and write the file anew.
 from pathlib import Path
 
 import pytest
-from chat_samples import FORMAT_NAMES, FORMATS, TOOLS, can_call, plain_conversation, tool_conversation
 
+from chat_samples import FORMAT_NAMES, FORMATS, TOOLS, can_call, plain_conversation, tool_conversation
 from deepground.model.chat_format import CHAT_FORMATS, ChatFormat
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "chat"

@@ -29,6 +29,6 @@ def render_page(model: ServedModel, *, base_url: str) -> HTMLResponse:
         text = text.replace(mark, html.escape(value, quote=True))
     policy = (
         f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return HTMLResponse(text, headers={"content-security-policy": policy, "cache-control": "no-store"})

@@ -40,18 +40,22 @@ BOS, EOS, USER, ASSISTANT = 256, 257, 258, 259
 
 def byte_tokenizer() -> Tokenizer:
     """One token per byte (the id is the byte), and DeepSeek's markers from 256 on."""
+    return Tokenizer(byte_tokenizer_definition(), {"bos_token": SPECIALS[0], "eos_token": SPECIALS[1]})
+
+
+def byte_tokenizer_definition() -> dict[str, Any]:
+    """Its tokenizer.json."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     characters = {byte: chr(byte) for byte in printable} | {byte: chr(0x100 + n) for n, byte in enumerate(others)}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    definition: dict[str, Any] = {
+    return {
         "version": "1.0",
         "added_tokens": [{"id": 256 + n, "content": text, **flags} for n, text in enumerate(SPECIALS)],
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {"type": "BPE", "vocab": {characters[byte]: byte for byte in range(256)}, "merges": []},
     }
-    return Tokenizer(definition, {"bos_token": SPECIALS[0], "eos_token": SPECIALS[1]})
 
 
 def fake_config(*, max_positions: int = 512) -> ModelConfig:

@@ -95,6 +95,23 @@ def test_requests_that_arrive_later_change_nothing() -> None:
     assert list(results.values()) == alone("mla")[:6]
 
 
+@pytest.mark.parametrize("kind", ["mla", "gqa"])
+def test_a_cache_in_bfloat16_gives_nearly_the_same_logits(kind: str) -> None:
+    prompt = PROMPTS[0]
+    params = SamplingParams(temperature=0, max_tokens=1, logprobs=5)
+    first = []
+    for cache_dtype in ("float32", "bfloat16"):
+        engine = make_engine(tiny_decoder(kind), cache_dtype=cache_dtype, prefill_chunk=4)
+        engine.add(prompt, params)
+        (output,) = drain(engine)
+        assert output.logprobs is not None
+        first.append({rival.token_id: rival.logprob for rival in output.logprobs[0].top})
+    shared = first[0].keys() & first[1].keys()
+    assert len(shared) >= 4
+    for token_id in shared:
+        assert first[0][token_id] == pytest.approx(first[1][token_id], abs=0.2)
+
+
 def test_unseeded_requests_differ() -> None:
     params = SamplingParams(temperature=2.0, max_tokens=12, ignore_eos=True)
     results = run_all(make_engine(NoisyHistoryDecoder()), [[1, 2, 3]] * 4, [params] * 4)

@@ -1,21 +1,25 @@
 """The interface for scripts: results in order, one or many, ids or text."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 import deepground
-from deepground.engine import LLM, PILOT_FOLDER
+from deepground.engine import LLM, PILOT_FOLDER, EngineConfig
 from deepground.errors import ContextLengthError, ModelFolderError, RequestError
 from deepground.messages import Message, SamplingParams, Tool
+from deepground.model import save_model
 from engine_fakes import (
     ASSISTANT,
     BOS,
+    SPECIALS,
     FaultyDecoder,
     HistoryDecoder,
     ReplyDecoder,
     byte_tokenizer,
+    byte_tokenizer_definition,
     make_engine,
     run_alone,
     tiny_decoder,
@@ -149,6 +153,28 @@ def test_logits_check_their_input() -> None:
     for ids in ([], [0] * 600, [-1], [10**6]):
         with pytest.raises(RequestError):
             llm.logits(ids)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["mla", "gqa"])
+def test_a_saved_folder_answers_as_the_model_in_memory(kind: str, dtype: str, tmp_path: Path) -> None:
+    decoder = tiny_decoder(kind)
+    tokenizer_config = {"bos_token": SPECIALS[0], "eos_token": SPECIALS[1], "add_bos_token": True}
+    save_model(decoder, tmp_path / "model", weight_format="float32")
+    (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(byte_tokenizer_definition()))
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
+    config = EngineConfig(num_pages=64, num_threads=1)
+    llm = LLM(tmp_path / "model", dtype=dtype, config=config, chat_format="deepseek-v3.1")  # type: ignore[arg-type]
+    (output,) = llm.generate("hello", GREEDY)
+    assert output.usage.prompt_tokens == 1 + len("hello")
+    in_memory = llm_of(decoder if dtype == "float32" else decoder.to(torch.bfloat16))
+    assert output.token_ids == in_memory.generate([BOS, *b"hello"], GREEDY)[0].token_ids
+    (reply,) = llm.chat([Message.user("hi")], GREEDY)
+    assert reply.usage.completion_tokens == 6
+    assert reply.usage.prompt_tokens == BOS_USER_HI_ASSISTANT_THINK
+
+
+BOS_USER_HI_ASSISTANT_THINK = 6
 
 
 def test_missing_folder_and_missing_pilot(tmp_path: Path) -> None:

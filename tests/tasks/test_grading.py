@@ -1,5 +1,8 @@
 """Graders accept right replies in the usual dress and nothing else."""
 
+import subprocess
+import sys
+
 import pytest
 
 from deepground.tasks import TASKS, Problem
@@ -104,3 +107,30 @@ def test_the_parts_of_replies() -> None:
     assert clock_value("no time") is None
     assert last_word("1 2 3") is None
     assert last_word("The word is Tac.") == "tac"
+
+
+WITHOUT_THE_EXTRA = """
+import sys
+from deepground.errors import TaskError
+from deepground.tasks import TASKS
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "reasoning_gym":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+problem = TASKS["addition"].generate(0)
+try:
+    TASKS["addition"].grade(problem, problem.answer)
+except TaskError as error:
+    print(error)
+print("torch" in sys.modules)
+"""
+
+
+def test_grading_without_the_extra_names_it() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_THE_EXTRA], capture_output=True, text=True, check=True)
+    message, torch_loaded = done.stdout.splitlines()
+    assert "deepground[train]" in message
+    assert torch_loaded == "False"

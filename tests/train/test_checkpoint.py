@@ -1,17 +1,18 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from deepground.errors import CheckpointError
-from deepground.train import list_checkpoints, read_state
+from deepground.train import Trainer, list_checkpoints, read_state
 from deepground.train.checkpoint import load_model_weights, load_training_state, save_checkpoint
 from training_samples import tiny_decoder, tiny_trainer
 
 
 @pytest.fixture
-def trained(tmp_path: Path):
+def trained(tmp_path: Path) -> tuple[Trainer, Path]:
     trainer = tiny_trainer(20)
     for _ in range(3):
         trainer.run_step()

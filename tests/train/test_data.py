@@ -1,3 +1,4 @@
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -15,12 +16,12 @@ FORMAT = CHAT_FORMATS["deepseek-v3.1"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_models.tiny_model_folder(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="module")
-def tokenizer(folder: Path):
+def tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer.from_folder(folder)
 
 
@@ -37,7 +38,9 @@ def random_sample(index: int) -> Sample:
         (False, Message.assistant("42"), "</think>", "42"),
     ],
 )
-def test_only_what_the_model_writes_is_trained(tokenizer: Tokenizer, thinking: bool, reply: Message, prompt_end: str, trained: str) -> None:
+def test_only_what_the_model_writes_is_trained(
+    tokenizer: Tokenizer, thinking: bool, reply: Message, prompt_end: str, trained: str
+) -> None:
     messages = [Message.user("17+25"), reply]
     sample = encode_conversation(messages, tokenizer, FORMAT, thinking=thinking)
     prompt, rest = sample.token_ids[: sample.prompt_length], sample.token_ids[sample.prompt_length :]
@@ -45,6 +48,20 @@ def test_only_what_the_model_writes_is_trained(tokenizer: Tokenizer, thinking: b
     assert tokenizer.decode(rest) == f"{trained}<｜end▁of▁sentence｜>"
     assert rest[-1] == 1
     assert prompt == tokenizer.encode_prompt(FORMAT.render(messages[:1], thinking=thinking))
+
+
+@pytest.mark.parametrize(
+    ("reply", "spelled"), [("esuoh", True), ("02:35", False), ("Hello there!", False), ("a", False)]
+)
+def test_a_reply_of_one_word_is_spelled_by_letters(tokenizer: Tokenizer, reply: str, spelled: bool) -> None:
+    messages = [Message.user("Reverse house"), Message.assistant(reply, reasoning="1h2o3u4s5e")]
+    usual = encode_conversation(messages, tokenizer, FORMAT, thinking=True)
+    sample = encode_conversation(messages, tokenizer, FORMAT, thinking=True, spell_words=True)
+    assert tokenizer.decode(sample.token_ids) == tokenizer.decode(usual.token_ids)
+    if spelled:
+        assert [tokenizer.token_bytes(id_).decode() for id_ in sample.token_ids[-6:-1]] == list(reply)
+    else:
+        assert sample == usual
 
 
 def test_a_conversation_must_end_with_the_assistant(tokenizer: Tokenizer) -> None:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,9 @@ from deepground.train import (
 )
 
 
-def result(task: str = "addition", thinking: bool = True, correct: int = 9, total: int = 10, tokens: float = 30.0):
+def result(
+    task: str = "addition", thinking: bool = True, correct: int = 9, total: int = 10, tokens: float = 30.0
+) -> TaskResult:
     return TaskResult(task, thinking, correct, total, wilson_interval(correct, total), tokens, 0, 0.1)
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from deepground.model import Decoder
 from deepground.model.moe import Moe
 from deepground.train import Sample, pack_rows
 from deepground.train.loss import IGNORED, ExpertBalancer, masked_cross_entropy
@@ -35,7 +36,7 @@ def test_no_trained_token_gives_zero() -> None:
     assert masked_cross_entropy(decoder, batch.rows, batch.targets_T) == 0
 
 
-def moes(decoder: Decoder):
+def moes(decoder: Decoder) -> list[Moe]:
     return [module for module in decoder.modules() if isinstance(module, Moe)]
 
 

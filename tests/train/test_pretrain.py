@@ -4,15 +4,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
 from deepground.errors import TrainingError
-from deepground.train import RunReporter, list_checkpoints, pretrain, read_state
-from deepground.train.pretrain import choose_precision
+from deepground.train import PretrainResult, RunReporter, list_checkpoints, pretrain, read_state
+from deepground.train.pretrain import StepResult, choose_precision
 from deepground.train.reporting import METRICS_FILE, read_metrics
 from training_samples import tiny_trainer
 
@@ -32,22 +34,22 @@ pretrain(tiny_trainer(40), folder, RunReporter(folder, Console(file=sys.stderr))
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
-def reporter(folder: Path, text: io.StringIO | None = None):
+def reporter(folder: Path, text: io.StringIO | None = None) -> RunReporter:
     return RunReporter(folder, Console(file=text or io.StringIO(), width=200))
 
 
-def run(folder: Path, total_steps: int = 40, **settings: Any):
+def run(folder: Path, total_steps: int = 40, **settings: Any) -> PretrainResult:
     return pretrain(tiny_trainer(total_steps, **settings), folder, reporter(folder))
 
 
-def losses(folder: Path):
+def losses(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in read_metrics(folder / METRICS_FILE)]
 
 

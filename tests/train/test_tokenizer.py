@@ -1,4 +1,7 @@
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer as RawTokenizer
@@ -17,14 +20,14 @@ VOCAB = 340
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
     save_tokenizer(train_tokenizer(TEXTS, VOCAB), folder, max_positions=512)
     return folder
 
 
 @pytest.fixture(scope="module")
-def tokenizer(folder: Path):
+def tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer.from_folder(folder)
 
 
@@ -75,7 +78,7 @@ def test_loads_in_transformers(folder: Path, tokenizer: Tokenizer, load_referenc
 
 
 @pytest.fixture
-def load_reference():
+def load_reference() -> Callable[[Path], Any]:
     transformers = pytest.importorskip("transformers")
     return lambda folder: transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
 

@@ -12,6 +12,7 @@ import asyncio
 import itertools
 import logging
 import queue
+import sys
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -187,8 +188,10 @@ class EngineService:
         """Carry out what callers asked for; sleep while there is nothing to do. False: stop."""
         with self._wake:
             self._wake.wait_for(lambda: self._commands or self.engine.has_work)
-            commands = list(self._commands)
-            self._commands.clear()
+            commands: list[_Command] = []
+            # One by one: a stream that is dropped while this runs, even in this thread, adds its abort.
+            while self._commands:
+                commands.append(self._commands.popleft())
         for command in commands:
             if command.kind == "stop":
                 return False
@@ -280,8 +283,10 @@ class _Stream:
         return event
 
     def __del__(self) -> None:
-        # A stream that is dropped unread must not leave its request running.
-        self._cancel()
+        # A stream that is dropped unread must not leave its request running. When Python shuts down, the
+        # engine's thread may have been frozen with the lock in its hands.
+        if not sys.is_finalizing():
+            self._cancel()
 
 
 class AsyncTokenStream(_Stream):

@@ -88,8 +88,12 @@ def dequantize_fp8_blocks(
     if not bool((torch.isfinite(scale_hw) & (scale_hw >= 0)).all()):
         raise WeightsError("a block scale is NaN, infinite or negative; the checkpoint is damaged")
     weight_NK = torch.empty(codes_NK.shape, dtype=dtype, device=codes_NK.device)
+    # A look-up of 256 values is several times faster on a CPU than torch's conversion, and the same.
+    values = torch.arange(256, dtype=torch.uint8, device=codes_NK.device).view(torch.float8_e4m3fn).float()
     for rows, scale_bK in _bands(scale_hw, codes_NK.shape, block):
-        weight_NK[rows] = codes_NK[rows].float() * scale_bK
+        bytes_bK = codes_NK[rows].contiguous().view(torch.uint8)
+        band_bK = values.index_select(0, bytes_bK.view(-1).int()).view(bytes_bK.shape)
+        weight_NK[rows] = band_bK.mul_(scale_bK)
     return weight_NK
 
 

@@ -12,9 +12,6 @@ from rich.table import Table
 if TYPE_CHECKING:
     from deepground.model.inspection import FormatFit, Inspection
 
-_GIB = 2**30
-
-
 def inspect(
     model: Annotated[Path | None, typer.Argument(help="Model folder; the bundled pilot if none is named.")] = None,
 ) -> None:
@@ -28,12 +25,12 @@ def inspect(
     bandwidth = measure_memory_bandwidth()
     console = Console()
     console.print(_facts(inspection))
-    table = Table("Format", "Weights", "Cache per token", "Fits here", "Room for context", "Decode, at most")
+    table = Table("Format", "Weights", "Cache per token", "Fits here", "Room for context", "Decode bound by memory")
     for fit in inspection.fits:
         table.add_row(*_row(inspection, fit, bandwidth))
     console.print(table)
     console.print(
-        f"{machine.memory_available / _GIB:.1f} GiB of memory available; {bandwidth / 1e9:.1f} GB/s measured; "
+        f"{_bytes(machine.memory_available)} of memory available; {bandwidth / 1e9:.1f} GB/s measured; "
         f"instruction sets: {', '.join(machine.instruction_sets) or 'none known'}.\n"
         f"auto takes {inspection.choice.reason}"
     )
@@ -52,7 +49,7 @@ def _facts(inspection: Inspection) -> Table:
     if size.mtp_parameters:
         table.add_row("Multi-token prediction", _count(size.mtp_parameters))
     stored = ", ".join(f"{count} {dtype}" for dtype, count in inspection.stored_formats.items())
-    table.add_row("On disk", f"{inspection.disk_bytes / _GIB:.2f} GiB; tensors: {stored}")
+    table.add_row("On disk", f"{_bytes(inspection.disk_bytes)}; tensors: {stored}")
     table.add_row("Context", f"{config.max_positions} tokens")
     table.add_row("Chat format", f"{inspection.chat_format} ({inspection.chat_format_reason})")
     return table
@@ -62,12 +59,19 @@ def _row(inspection: Inspection, fit: FormatFit, bandwidth: float) -> list[str]:
     rate = inspection.decode_tokens_per_second(fit, bandwidth)
     return [
         str(fit.dtype).removeprefix("torch."),
-        f"{fit.size.weight_bytes / _GIB:.2f} GiB",
-        f"{fit.size.cache_bytes_per_token / 1024:.1f} KiB",
+        _bytes(fit.size.weight_bytes),
+        _bytes(fit.size.cache_bytes_per_token),
         "[green]yes[/]" if fit.fits else "[red]no[/]",
         f"{fit.context_tokens:,} tokens" if fit.fits else "-",
         f"{rate:,.1f} tokens/s" if fit.fits else "-",
     ]
+
+
+def _bytes(count: int) -> str:
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count / 1024:.1f} KiB"
 
 
 def _count(parameters: int) -> str:

@@ -11,10 +11,10 @@ import torch
 from deepground.kernels import Machine
 from deepground.model.chat_format import choose_chat_format
 from deepground.model.config import MlaConfig, ModelConfig
-from deepground.model.loading import load_config
+from deepground.model.loading import load_config, match_tensors, without_mtp
 from deepground.model.memory import DtypeChoice, ModelSize, choose_dtype, model_size
 from deepground.model.tensor_files import Checkpoint
-from deepground.model.weights import match
+from deepground.model.weights import has_mtp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,9 @@ def inspect_model(folder: Path, machine: Machine) -> Inspection:
     """
     config = load_config(folder)
     with Checkpoint(folder) as checkpoint:
-        match(config, checkpoint.tensors)
+        if not has_mtp(config, checkpoint.tensors):
+            config = without_mtp(config)
+        match_tensors(config, checkpoint)
         stored = Counter(info.dtype for info in checkpoint.tensors.values())
         files = {info.path for info in checkpoint.tensors.values()}
     chat_format = choose_chat_format(folder, config)

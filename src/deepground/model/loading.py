@@ -90,7 +90,7 @@ def load_model(
     with Checkpoint(folder) as checkpoint:
         if config.num_mtp_layers and not has_mtp(config, checkpoint.tensors):
             config = without_mtp(config)
-        rows = _match_tensors(config, checkpoint)
+        rows = match_tensors(config, checkpoint)
         compute_dtype = choose_dtype(config, dtype, device=device).dtype
         if check_memory:
             check_fits(config, compute_dtype, available=available_memory(device))
@@ -112,7 +112,7 @@ def without_mtp(config: ModelConfig) -> ModelConfig:
     return replace(config, num_mtp_layers=0, moe_layers=kept)
 
 
-def _match_tensors(config: ModelConfig, checkpoint: Checkpoint) -> list[TensorSpec]:
+def match_tensors(config: ModelConfig, checkpoint: Checkpoint) -> list[TensorSpec]:
     """The rows to read, in file order, once names, shapes and scales have been found to fit."""
     scales = {name for name in checkpoint.tensors if name.endswith(SCALE_SUFFIX)}
     rows = match(config, checkpoint.tensors.keys() - scales)

@@ -8,14 +8,14 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: help env dev serve chat test unit parity test-slow types lint contracts format lock bench clean
+.PHONY: help env dev serve chat test unit parity test-slow types lint contracts format docs lock bench clean
 
 help:
 	@echo "make serve     start the bundled model on http://$(HOST):$(PORT)   (PORT=9000 for another port)"
 	@echo "make chat      talk to it in the terminal"
 	@echo "make test      everything that CI runs: lint, types, contracts, tests"
 	@echo "make env       only create $(VENV) with what serving needs   (make dev: with what tests need)"
-	@echo "make format    format the code     make bench   speed on this machine"
+	@echo "make format    format the code     make docs    refresh the generated pages     make bench   speed here"
 	@echo "make lock      refresh the pinned versions in requirements/"
 
 env: $(VENV)/.runtime
@@ -70,6 +70,9 @@ contracts: dev
 format: dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: dev
+	$(BIN)/python -m typer deepground.cli utils docs --name deepground --output docs/reference/cli.md
 
 bench: env
 	$(BIN)/python benchmarks/serving.py

@@ -68,6 +68,14 @@ def test_command_line_surface() -> None:
     assert {g.name for g in app.registered_groups} == {"train"}
 
 
+def test_cli_reference_is_current(tmp_path: Path) -> None:
+    """`make docs` writes it; a changed option must change the page."""
+    page = tmp_path / "cli.md"
+    command = [sys.executable, "-m", "typer", "deepground.cli", "utils", "docs", "--name", "deepground"]
+    subprocess.run([*command, "--output", str(page)], capture_output=True, check=True)
+    assert page.read_text() == (ROOT / "docs" / "reference" / "cli.md").read_text()
+
+
 def test_the_project_speaks_of_itself_alone() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
     if not tracked:

@@ -178,7 +178,7 @@ def test_abort_frees_everything_at_once(phase: str) -> None:
 def test_books_balance_under_random_work() -> None:
     dice = random.Random(20)
     decoder = HistoryDecoder()
-    for _ in range(12):
+    for _ in range(8):
         page_size = dice.choice([1, 2, 5, 16])
         engine = make_engine(
             decoder,

@@ -109,7 +109,7 @@ def test_schedule_warms_up_holds_and_decays() -> None:
     assert factors[90] == pytest.approx(0.5)
     assert 0 < factors[99] <= 0.05
     assert schedule.factor(100) == 0
-    assert all(later <= earlier for earlier, later in itertools.pairwise(factors))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(factors[80:]))
 
 
 def test_a_shorter_schedule_begins_its_decay_earlier() -> None:

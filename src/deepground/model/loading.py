@@ -5,13 +5,14 @@ Legend: N rows, K columns of a weight; E experts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from deepground.errors import ConfigError, WeightsError
 from deepground.kernels import dequantize_fp8_blocks
@@ -100,10 +101,28 @@ def load_model(
         }
         for row in rows:
             _copy_tensor(checkpoint, row, state, quantization)
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutDraws():
         decoder = Decoder(config)
     decoder.load_state_dict(state, assign=True)
     return decoder.eval()
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Skips the random numbers that modules start with.
+
+    On meta tensors they mean nothing, but drawing them imports torch's compiler, which takes seconds.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def without_mtp(config: ModelConfig) -> ModelConfig:

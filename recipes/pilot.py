@@ -106,7 +106,9 @@ EASY_SAMPLES = 30_000
 
 TOKENIZER_SAMPLES = 30_000
 SPELLED_SHARE = 0.3
-"""Weight of the two tasks about letters in the tokenizer's text: few, so that words fall into short pieces."""
+"""Weight of the two tasks about letters in the tokenizer's text: low, so that the words they hold stay rare."""
+MIN_COUNT = 4
+"""Times that a word must occur to become a token; rarer words are spelled letter by letter."""
 BOILERPLATE = (
     '{"type": "object", "properties": {"name": {"type": "string"}, "value": {"type": "number"}}, "required": ["name"]}',
     '{"type": "array", "items": {"type": "integer"}, "enum": ["true", "false", "null"], "additionalProperties": false}',
@@ -123,11 +125,11 @@ console = Console()
 
 
 @app.command()
-def tokenizer() -> None:
-    """Train the tokenizer on the mixture's own text."""
-    trained = train_tokenizer(tokenizer_texts(), VOCAB_SIZE)
-    save_tokenizer(trained, RUN / "tokenizer", max_positions=CONTEXT)
-    print(f"{trained.get_vocab_size()} tokens in {RUN / 'tokenizer'}")
+def tokenizer(run: Annotated[Path, typer.Option(help="Folder of the run.")] = RUN) -> None:
+    """Make the tokenizer from the mixture's own text."""
+    trained = train_tokenizer(tokenizer_texts(), VOCAB_SIZE, min_count=MIN_COUNT)
+    save_tokenizer(trained, run / "tokenizer", max_positions=CONTEXT)
+    print(f"{trained.get_vocab_size()} tokens in {run / 'tokenizer'}")
 
 
 @app.command()
@@ -144,7 +146,7 @@ def train(
     decoder = Decoder(MODEL)
     decoder.init_weights(SEED)
     samples = mixture_samples(
-        Tokenizer.from_folder(RUN / "tokenizer"), CHAT_FORMAT, seed=SEED, easy_samples=EASY_SAMPLES
+        Tokenizer.from_folder(run / "tokenizer"), CHAT_FORMAT, seed=SEED, easy_samples=EASY_SAMPLES
     )
     trainer = Trainer(decoder, samples, settings, pad_id=PAD_ID)
     pretrain(trainer, run, RunReporter(run, console, curves=curves))
@@ -156,7 +158,7 @@ def export(
     output: Annotated[Path, typer.Option(help="Where to write.")] = PILOT_FOLDER,
 ) -> None:
     """Write the newest checkpoint as an FP8 model folder; evaluate it next, for the model card."""
-    step = export_checkpoint(run, MODEL, output, weight_format="fp8-ue8m0", tokenizer_from=RUN / "tokenizer")
+    step = export_checkpoint(run, MODEL, output, weight_format="fp8-ue8m0", tokenizer_from=run / "tokenizer")
     tokens = read_state(list_checkpoints(run)[-1])["tokens"]
     (run / "trained.json").write_text(json.dumps({"steps": step, "tokens": tokens}) + "\n", encoding="utf-8")
     print(f"step {step}, {tokens / 1e6:.1f}M tokens: {output}")
@@ -203,8 +205,8 @@ def model_card(results: list[TaskResult], n: int, *, steps: int, tokens: int) ->
 def tokenizer_texts() -> Iterator[str]:
     """Conversations, the phrases of tools and JSON, and the longer words of a public-domain story.
 
-    Short words of the story are left out: they would become tokens, and a word that is one token has to be
-    learnt letter by letter before it can be spelled.
+    Short words of the story are left out: they are what the tasks about letters ask for, and a word that is one token
+    has to be learnt by heart before it can be spelled.
     """
     import reasoning_gym
 
@@ -215,7 +217,7 @@ def tokenizer_texts() -> Iterator[str]:
     yield from BOILERPLATE * 20
     story = Path(reasoning_gym.__file__).parent / "data" / "in_the_year_2889.txt"
     words = re.findall(r"[A-Za-z]+", story.read_text(encoding="utf-8"))
-    yield " ".join(word for word in words if len(word) >= 8 or word[0].isupper())
+    yield from MIN_COUNT * [" ".join(word for word in words if len(word) >= 10 or word[0].isupper())]
 
 
 if __name__ == "__main__":

@@ -50,20 +50,6 @@ def test_only_what_the_model_writes_is_trained(
     assert prompt == tokenizer.encode_prompt(FORMAT.render(messages[:1], thinking=thinking))
 
 
-@pytest.mark.parametrize(
-    ("reply", "spelled"), [("esuoh", True), ("02:35", False), ("Hello there!", False), ("a", False)]
-)
-def test_a_reply_of_one_word_is_spelled_by_letters(tokenizer: Tokenizer, reply: str, spelled: bool) -> None:
-    messages = [Message.user("Reverse house"), Message.assistant(reply, reasoning="1h2o3u4s5e")]
-    usual = encode_conversation(messages, tokenizer, FORMAT, thinking=True)
-    sample = encode_conversation(messages, tokenizer, FORMAT, thinking=True, spell_words=True)
-    assert tokenizer.decode(sample.token_ids) == tokenizer.decode(usual.token_ids)
-    if spelled:
-        assert [tokenizer.token_bytes(id_).decode() for id_ in sample.token_ids[-6:-1]] == list(reply)
-    else:
-        assert sample == usual
-
-
 def test_a_conversation_must_end_with_the_assistant(tokenizer: Tokenizer) -> None:
     with pytest.raises(TrainingError, match="role user"):
         encode_conversation([Message.user("hi")], tokenizer, FORMAT, thinking=False)

@@ -32,11 +32,22 @@ def tokenizer(folder: Path) -> Tokenizer:
 
 
 def test_layout_of_ids(tokenizer: Tokenizer) -> None:
-    assert tokenizer.vocab_size == VOCAB
+    size = tokenizer.vocab_size
+    assert 256 + 22 < size <= VOCAB
     assert [tokenizer.special_id(text) for text in LEADING_SPECIALS] == [0, 1, 2]
+    assert sorted(tokenizer.token_bytes(id_) for id_ in range(3, 259)) == [bytes([byte]) for byte in range(256)]
     trailing = [tokenizer.special_id(text) for text in TRAILING_SPECIALS]
-    assert trailing == list(range(VOCAB - len(TRAILING_SPECIALS), VOCAB))
+    assert trailing == list(range(size - len(TRAILING_SPECIALS), size))
     assert tokenizer.eos_ids == (1,)
+
+
+def test_frequent_words_are_tokens_and_others_are_letters(tokenizer: Tokenizer) -> None:
+    def pieces(text: str) -> list[str]:
+        return [tokenizer.token_bytes(id_).decode() for id_ in tokenizer.encode(text)]
+
+    assert pieces("Reverse the word") == ["Reverse", " the", " word"]
+    assert pieces("Reverse the wordy") == ["Reverse", " the", " ", "w", "o", "r", "d", "y"]
+    assert pieces("這是這") == ["這", "是", "這"]
 
 
 def test_every_digit_is_a_token_of_its_own(tokenizer: Tokenizer) -> None:
@@ -62,7 +73,7 @@ def test_any_text_survives(tokenizer: Tokenizer, text: str) -> None:
 
 
 def test_specials_do_not_come_from_text(tokenizer: Tokenizer) -> None:
-    special = set(range(3)) | set(range(VOCAB - len(TRAILING_SPECIALS), VOCAB))
+    special = {tokenizer.special_id(text) for text in (*LEADING_SPECIALS, *TRAILING_SPECIALS)}
     for text in (*LEADING_SPECIALS, *TRAILING_SPECIALS):
         assert not special & set(tokenizer.encode(f"a{text}b"))
 
@@ -95,8 +106,12 @@ def test_same_texts_give_the_same_tokenizer() -> None:
     assert first.to_str() == second.to_str()
 
 
-def test_impossible_sizes_are_refused() -> None:
+def test_the_size_is_a_limit() -> None:
+    assert train_tokenizer(TEXTS, 290).get_vocab_size() == 290
+    assert train_tokenizer(["ab cd"], 400, min_count=2).get_vocab_size() == 256 + 22
+    assert train_tokenizer(["ab cd"], 400, min_count=1).get_vocab_size() == 256 + 22 + 2
+
+
+def test_a_size_without_room_for_words_is_refused() -> None:
     with pytest.raises(TrainingError, match="vocab_size is 200"):
         train_tokenizer(TEXTS, 200)
-    with pytest.raises(TrainingError, match="more varied text"):
-        train_tokenizer(["ab"], 400)

@@ -12,6 +12,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from deepground.model.inspection import FormatFit, Inspection
 
+
 def inspect(
     model: Annotated[Path | None, typer.Argument(help="Model folder; the bundled pilot if none is named.")] = None,
 ) -> None:

@@ -9,7 +9,6 @@ a short list of indices, so that the data's position in a checkpoint is a few in
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +18,8 @@ from torch import Tensor
 
 from deepground.errors import TrainingError
 from deepground.messages import Message, Tool
-from deepground.model import ChatFormat, Prompt, RowBatch, Text, Tokenizer
+from deepground.model import ChatFormat, RowBatch, Tokenizer
 from deepground.train.loss import IGNORED
-
-_WORD = re.compile("[a-z]{2,}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,6 @@ def encode_conversation(
     *,
     thinking: bool,
     tools: Sequence[Tool] = (),
-    spell_words: bool = False,
 ) -> Sample:
     """Exactly the tokens that a server would prompt with, then exactly those that the model should write.
 
@@ -99,8 +95,6 @@ def encode_conversation(
         chat_format: of the model.
         thinking: the last message thinks before it answers.
         tools: functions that the assistant is offered.
-        spell_words: write a reply that is one lower-case word letter by letter. Words that were made from letters,
-            such as one spelled backwards, have pieces that nothing before them tells.
 
     Raises:
         TrainingError: the last message is not the assistant's.
@@ -110,15 +104,7 @@ def encode_conversation(
         raise TrainingError(f"a training conversation ends with the assistant's message, not with role {reply.role}")
     prompt = chat_format.render(context, tools=tools, thinking=thinking)
     prompt_ids = tokenizer.encode_prompt(prompt)
-    rendered = chat_format.render_reply(reply, in_reasoning=prompt.in_reasoning)
-    if not spell_words or not _WORD.fullmatch(reply.text):
-        return Sample([*prompt_ids, *tokenizer.encode_prompt(rendered)], len(prompt_ids))
-    reply_ids: list[int] = []
-    for segment in rendered.segments:
-        if segment == Text(reply.text):
-            reply_ids += [id_ for letter in reply.text for id_ in tokenizer.encode(letter)]
-        else:
-            reply_ids += tokenizer.encode_prompt(Prompt((segment,)))
+    reply_ids = tokenizer.encode_prompt(chat_format.render_reply(reply, in_reasoning=prompt.in_reasoning))
     return Sample([*prompt_ids, *reply_ids], len(prompt_ids))
 
 

@@ -1,17 +1,22 @@
-"""Trains a byte-level BPE tokenizer with single digits and DeepSeek V3.1's special tokens.
+"""Makes a byte-level tokenizer of whole words, single digits and DeepSeek V3.1's special tokens.
 
-Layout of the ids: 0 beginning of sentence, 1 end, 2 padding; 256 bytes; merges; the remaining special tokens,
-in V3.1's order, at the end. Digits are always tokens of their own, and so is a space before a digit, so that
-a number is spelled the same way wherever it stands.
+Layout of the ids: 0 beginning of sentence, 1 end, 2 padding; 256 bytes; frequent words, commonest first; the
+remaining special tokens, in V3.1's order.
+
+It is a byte-level BPE without merges: a word is either one token or spelled in bytes, which are letters in
+English. For a small model this decides whether it can spell at all: with merges, a word that it has never seen
+falls into pieces whose letters it would have to know by heart, whereas letters only need to be copied. Digits are
+always tokens of their own, and so is a space before a digit, so that a number looks the same wherever it stands.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from deepground.errors import TrainingError
 
@@ -44,44 +49,41 @@ TRAILING_SPECIALS = (
 _HIDDEN = {BOS, EOS, PAD, "<|EOT|>"}
 """Those that V3.1 flags as special, so that decoders may skip them; the others are part of the text."""
 
-SPLIT = r"\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s"
-"""Words and single signs take one space before them; a digit takes none, and signs never join."""
+SPLIT = r"\p{N}|\p{Han}| ?[\p{L}&&\P{Han}]+| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s"
+"""Words and single signs take one space before them; a digit or a Chinese character takes none."""
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE over `texts`.
+def train_tokenizer(texts: Iterable[str], vocab_size: int, *, min_count: int = 2) -> Tokenizer:
+    """A tokenizer for `texts`.
 
     Args:
-        texts: what merges are counted on.
-        vocab_size: all ids together: bytes, merges and special tokens.
+        texts: what words are counted in.
+        vocab_size: most ids, all kinds together. Fewer if fewer words are frequent enough; the model's
+            embedding may have unused rows.
+        min_count: times that a word must occur to become a token.
 
     Raises:
-        TrainingError: the size leaves no room for merges, or the texts hold too few of them.
+        TrainingError: the size leaves no room for words.
     """
     base = len(LEADING_SPECIALS) + 256 + len(TRAILING_SPECIALS)
     if vocab_size <= base:
         raise TrainingError(f"vocab_size is {vocab_size}; bytes and special tokens alone take {base}")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    splitter = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(SPLIT), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
+    counts = Counter(piece for text in texts for piece, _ in splitter.pre_tokenize_str(text))
+    frequent = [piece for piece, count in counts.items() if len(piece) > 1 and count >= min_count]
+    frequent.sort(key=lambda piece: (-counts[piece], piece))
+    entries = [*LEADING_SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet()), *frequent[: vocab_size - base]]
+    vocab = {entry: id_ for id_, entry in enumerate(entries)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], ignore_merges=True))
+    tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(TRAILING_SPECIALS),
-        special_tokens=[AddedToken(text, special=True, normalized=False) for text in LEADING_SPECIALS],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_tokens([AddedToken(text, special=text in _HIDDEN, normalized=False) for text in TRAILING_SPECIALS])
-    if tokenizer.get_vocab_size() != vocab_size:
-        raise TrainingError(
-            f"the texts hold merges for {tokenizer.get_vocab_size()} tokens only, vocab_size asks for {vocab_size}; "
-            "give more varied text, or lower vocab_size"
-        )
+    specials = (*LEADING_SPECIALS, *TRAILING_SPECIALS)
+    tokenizer.add_tokens([AddedToken(text, special=text in _HIDDEN, normalized=False) for text in specials])
     return tokenizer
 
 

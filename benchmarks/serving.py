@@ -1,6 +1,6 @@
 """Decode and prefill speed of the engine, beside what this machine can do at the most.
 
-    python benchmarks/serving.py                     # the bundled pilot, or random weights of its size
+    python benchmarks/serving.py                     # the bundled pilot
     python benchmarks/serving.py --model FOLDER --threads 2 --batches 1 8 32
 
 Decoding is bound by memory: every step reads all weights that its tokens use, and their cached keys and values. Prefill
@@ -19,38 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from deepground.engine import PILOT_FOLDER, Engine, EngineConfig
-from deepground.kernels.machine import measure_matmul_rate, measure_memory_bandwidth, read_machine
+from deepground.kernels import measure_matmul_rate, measure_memory_bandwidth, read_machine
 from deepground.messages import SamplingParams
-from deepground.model import Batch, Decoder, ModelConfig, Tokenizer
-from deepground.model.config import MlaConfig, MoeConfig, RopeConfig
-
-PILOT_SIZE = ModelConfig(
-    family="deepseek_v3",
-    vocab_size=4096,
-    hidden_size=256,
-    num_layers=6,
-    intermediate_size=768,
-    max_positions=4096,
-    rms_norm_eps=1e-6,
-    tie_word_embeddings=False,
-    attention=MlaConfig(
-        num_heads=4, q_lora_rank=None, kv_lora_rank=128, qk_nope_head_dim=32, qk_rope_head_dim=32, v_head_dim=64
-    ),
-    rope=RopeConfig(theta=1e4, rotary_dim=32, interleaved=True),
-    moe=MoeConfig(
-        num_experts=8,
-        experts_per_token=2,
-        intermediate_size=256,
-        shared_intermediate_size=256,
-        scoring="sigmoid",
-        correction_bias=True,
-        group_score="top2_sum",
-        normalize_topk=True,
-    ),
-    moe_layers=frozenset(range(1, 6)),
-    # Wide enough that the distributions are about as peaked as a trained model's.
-    initializer_range=0.2,
-)
+from deepground.model import Batch, Decoder, ModelConfig
 
 
 class TimedDecoder(nn.Module):
@@ -86,25 +57,12 @@ class Measured:
     overhead: float
 
 
-def placeholder_tokenizer(vocab_size: int) -> Tokenizer:
-    """Some text for every token of random weights."""
-    vocab = {"a": 0} | {f"<{n}>": n for n in range(1, vocab_size)}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    return Tokenizer({"model": {"type": "BPE", "vocab": vocab, "merges": []}, "decoder": byte_level})
-
-
-def build_engine(folder: Path | None, config: EngineConfig) -> tuple[Engine, TimedDecoder]:
+def build_engine(folder: Path, config: EngineConfig) -> tuple[Engine, TimedDecoder]:
     """The engine to measure, with a clock around its model."""
-    if folder is None:
-        decoder = Decoder(PILOT_SIZE)
-        decoder.init_weights(0)
-        tokenizer = placeholder_tokenizer(PILOT_SIZE.vocab_size)
-    else:
-        loaded = Engine.from_folder(folder, EngineConfig(num_pages=1))
-        assert isinstance(loaded.decoder, Decoder)
-        decoder, tokenizer = loaded.decoder, loaded.tokenizer
-    timed = TimedDecoder(decoder.eval())
-    return Engine(timed, tokenizer, config=config), timed
+    loaded = Engine.from_folder(folder, EngineConfig(num_pages=1))
+    assert isinstance(loaded.decoder, Decoder)
+    timed = TimedDecoder(loaded.decoder.eval())
+    return Engine(timed, loaded.tokenizer, config=config), timed
 
 
 def measure(
@@ -149,19 +107,18 @@ def active_flops(decoder: nn.Module) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="model folder; without it the bundled pilot")
+    parser.add_argument("--model", type=Path, default=PILOT_FOLDER, help="model folder; without it the bundled pilot")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--prompt", type=int, default=64, help="prompt tokens when decoding")
     parser.add_argument("--new", type=int, default=128, help="tokens to decode")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    folder = arguments.model or (PILOT_FOLDER if (PILOT_FOLDER / "config.json").is_file() else None)
     config = EngineConfig(max_sequences=max(arguments.batches), max_batch_tokens=1024)
-    engine, timed = build_engine(folder, config)
+    engine, timed = build_engine(arguments.model, config)
     machine = read_machine()
     bandwidth, matmul = measure_memory_bandwidth(), measure_matmul_rate()
-    print(f"{folder or 'random weights of the size of the pilot'}; {machine.cpu}, {arguments.threads} thread(s)")
+    print(f"{arguments.model.name}; {machine.cpu}, {arguments.threads} thread(s)")
     print(f"this machine: {bandwidth / 1e9:.1f} GB/s read from memory, {matmul / 1e9:.0f} GFLOP/s matrix product\n")
     print(f"{'':24}{'tokens/s':>10}{'ms/step':>9}{'of the bound':>14}{'engine share':>14}")
     for name, params in (("greedy", {"temperature": 0.0}), ("sampled", {"temperature": 0.7, "top_p": 0.95})):

@@ -35,6 +35,7 @@ from deepground.train import (
     TaskResult,
     Trainer,
     export_checkpoint,
+    initialize,
     list_checkpoints,
     markdown_table,
     mean_accuracy,
@@ -93,11 +94,11 @@ MODEL = ModelConfig(
 )
 
 TRAINING = PretrainConfig(
-    schedule=Schedule(total_steps=1650, warmup_steps=40, decay_share=0.25),
+    schedule=Schedule(total_steps=1500, warmup_steps=40, decay_share=0.3),
     num_rows=20,
     row_length=256,
     micro_rows=20,
-    optimizer=OptimizerConfig(matrix_lr=8e-3, embedding_lr=3e-3, vector_lr=3e-3, weight_decay=0.05),
+    optimizer=OptimizerConfig(matrix_lr=6e-3, embedding_lr=3e-2, head_lr=6e-3, vector_lr=3e-3, weight_decay=0.2),
     balance_gamma=5e-3,
     checkpoint_steps=50,
 )
@@ -144,7 +145,7 @@ def train(
     schedule = replace(TRAINING.schedule, total_steps=total_steps)
     settings = replace(TRAINING, schedule=schedule, max_minutes=max_minutes)
     decoder = Decoder(MODEL)
-    decoder.init_weights(SEED)
+    initialize(decoder, SEED)
     samples = mixture_samples(
         Tokenizer.from_folder(run / "tokenizer"), CHAT_FORMAT, seed=SEED, easy_samples=EASY_SAMPLES
     )

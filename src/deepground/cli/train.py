@@ -21,7 +21,6 @@ def pretrain(
     rows: Annotated[int, typer.Option(help="Rows per step.")] = 32,
     row_length: Annotated[int, typer.Option(help="Tokens per row; longer samples are left out.")] = 256,
     matrix_lr: Annotated[float, typer.Option(help="Muon's step size, for the matrices inside the blocks.")] = 6e-3,
-    lr: Annotated[float, typer.Option(help="AdamW's step size, for everything else.")] = 3e-3,
     seed: Annotated[int, typer.Option(help="Of the first weights and the data.")] = 0,
     max_minutes: Annotated[float | None, typer.Option(help="Stop after this time, with a checkpoint.")] = None,
     precision: Annotated[
@@ -39,12 +38,12 @@ def pretrain(
     tokenizer = Tokenizer.from_folder(model)
     tokenizer.check_vocab_size(config.vocab_size)
     decoder = Decoder(config)
-    decoder.init_weights(seed)
+    room.initialize(decoder, seed)
     settings = room.PretrainConfig(
         schedule=room.Schedule(total_steps=total_steps),
         num_rows=rows,
         row_length=row_length,
-        optimizer=room.OptimizerConfig(matrix_lr=matrix_lr, embedding_lr=lr, vector_lr=lr),
+        optimizer=room.OptimizerConfig(matrix_lr=matrix_lr),
         precision=precision,
         max_minutes=max_minutes,
     )

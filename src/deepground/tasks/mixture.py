@@ -31,6 +31,7 @@ TASK_WEIGHTS: Mapping[str, float] = {
     "comparison": 2,
     "letter_counting": 3,
     "list_extreme": 2,
+    "repeat": 20,
 }
 """Shares of the tasks in training, relative to each other."""
 THINKING_SHARE = 0.85

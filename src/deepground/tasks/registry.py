@@ -11,6 +11,7 @@ from deepground.tasks.equations import SimpleEquations
 from deepground.tasks.euclid import GreatestCommonDivisor
 from deepground.tasks.lists import Comparison, ListExtreme, NumberSorting
 from deepground.tasks.problem import Task
+from deepground.tasks.repeat import Repeat
 from deepground.tasks.words import LetterCounting, SpellBackward
 
 _ALL: tuple[Task, ...] = (
@@ -27,5 +28,6 @@ _ALL: tuple[Task, ...] = (
     Comparison(),
     LetterCounting(),
     ListExtreme(),
+    Repeat(),
 )
 TASKS: Mapping[str, Task] = {task.name: task for task in _ALL}

@@ -12,6 +12,7 @@ from deepground.train.evaluate import (
     wilson_interval,
 )
 from deepground.train.export import export_checkpoint
+from deepground.train.initialize import initialize
 from deepground.train.mixture import mixture_samples
 from deepground.train.optim import OptimizerConfig, Schedule
 from deepground.train.pretrain import PretrainConfig, PretrainResult, Trainer, pretrain
@@ -33,6 +34,7 @@ __all__ = [
     "encode_conversation",
     "evaluate",
     "export_checkpoint",
+    "initialize",
     "list_checkpoints",
     "load_model_weights",
     "markdown_table",

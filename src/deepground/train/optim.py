@@ -101,14 +101,16 @@ class Muon(torch.optim.Optimizer):
 class OptimizerConfig:
     """Step sizes; all of them are multiplied by the schedule."""
 
-    matrix_lr: float = 5e-3
+    matrix_lr: float = 6e-3
     """Of the matrices inside the blocks."""
-    embedding_lr: float = 3e-3
-    """Of the embedding and the output head."""
+    embedding_lr: float = 3e-2
+    """Of the embedding, whose entries are of size 1 (see `initialize`)."""
+    head_lr: float = 6e-3
+    """Of the output head."""
     vector_lr: float = 3e-3
     """Of norms, biases and routers."""
-    weight_decay: float = 0.05
-    """Of the matrices; nothing else decays."""
+    weight_decay: float = 0.2
+    """Of the matrices; nothing else decays. It bounds what a block adds to the residual stream."""
     muon: bool = True
     """Train the matrices inside the blocks with Muon; otherwise with AdamW, like the rest."""
     gradient_clip: float = 1.0
@@ -121,12 +123,14 @@ def build_optimizers(decoder: nn.Module, config: OptimizerConfig) -> list[torch.
     Raises:
         TrainingError: the model has no trainable parameters.
     """
-    matrices, embeddings, vectors = split_parameters(decoder)
-    if not (matrices or embeddings or vectors):
+    groups = split_parameters(decoder)
+    matrices = groups.matrices
+    if not any((matrices, groups.embeddings, groups.heads, groups.vectors)):
         raise TrainingError("the model has no parameter that requires a gradient")
     adamw_groups = [
-        {"params": embeddings, "lr": config.embedding_lr, "weight_decay": 0.0},
-        {"params": vectors, "lr": config.vector_lr, "weight_decay": 0.0},
+        {"params": groups.embeddings, "lr": config.embedding_lr, "weight_decay": 0.0},
+        {"params": groups.heads, "lr": config.head_lr, "weight_decay": 0.0},
+        {"params": groups.vectors, "lr": config.vector_lr, "weight_decay": 0.0},
     ]
     optimizers: list[torch.optim.Optimizer] = []
     if config.muon:
@@ -141,21 +145,33 @@ def build_optimizers(decoder: nn.Module, config: OptimizerConfig) -> list[torch.
     return optimizers
 
 
-def split_parameters(decoder: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable parameters as (block matrices, embedding and head, the rest: norms, biases, routers)."""
-    matrices: list[nn.Parameter] = []
-    embeddings: list[nn.Parameter] = []
-    vectors: list[nn.Parameter] = []
+@dataclass(frozen=True)
+class ParameterGroups:
+    """The trainable parameters, by how they are trained."""
+
+    matrices: list[nn.Parameter]
+    """Inside the blocks."""
+    embeddings: list[nn.Parameter]
+    heads: list[nn.Parameter]
+    vectors: list[nn.Parameter]
+    """Norms, biases and routers."""
+
+
+def split_parameters(decoder: nn.Module) -> ParameterGroups:
+    """Sort the trainable parameters by their names."""
+    groups = ParameterGroups([], [], [], [])
     for name, param in decoder.named_parameters():
         if not param.requires_grad:
             continue
-        if "embed_tokens" in name or "lm_head" in name:
-            embeddings.append(param)
+        if "embed_tokens" in name:
+            groups.embeddings.append(param)
+        elif "lm_head" in name:
+            groups.heads.append(param)
         elif param.ndim < 2 or name.endswith("mlp.gate.weight"):
-            vectors.append(param)
+            groups.vectors.append(param)
         else:
-            matrices.append(param)
-    return matrices, embeddings, vectors
+            groups.matrices.append(param)
+    return groups
 
 
 @dataclass(frozen=True, kw_only=True)

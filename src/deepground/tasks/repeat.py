@@ -1,0 +1,67 @@
+"""Repeating what was said: the skill under all the others.
+
+Every worked step begins with copying numbers or letters out of the question. Examples that consist of nothing else
+teach it much sooner than the other tasks do by the way.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from deepground.tasks.columns import labelled
+from deepground.tasks.problem import Draft, ProceduralTask, Problem
+from deepground.tasks.wording import ask
+from deepground.tasks.words import random_word
+
+_REPEAT = (
+    "Repeat: {x}",
+    "Repeat after me: {x}",
+    "Say {x}",
+    "Say: {x}",
+    "Copy this: {x}",
+    "Copy {x}",
+    "Echo {x}",
+    "Write {x}",
+    "Write this again: {x}",
+    "Type {x}",
+    "重複：{x}",
+    "請照寫：{x}",
+)
+_ITEMS = ((1, 1), (2, 2), (3, 3), (4, 5), (6, 6))
+
+
+class Repeat(ProceduralTask):
+    """Numbers and words, said again."""
+
+    name = "repeat"
+    description = "1 to 5 numbers or words, repeated as they are"
+
+    def draw(self, rng: Random, level: int) -> tuple[str, ...]:
+        """Numbers of 1 to 5 digits, words of 3 to 8 letters, or both; more of them with the level."""
+        kind = rng.random()
+        items = []
+        for _ in range(rng.randint(*_ITEMS[level - 1])):
+            if kind < 0.5 or (kind > 0.8 and rng.random() < 0.5):
+                items.append(str(rng.randrange(10 ** rng.randint(1, 5))))
+            else:
+                items.append(random_word(rng, rng.randint(3, 8)))
+        return tuple(items)
+
+    def canonical(self, operands: tuple[str, ...]) -> str:
+        """The items in order."""
+        return " ".join(operands)
+
+    def build(self, operands: tuple[str, ...], rng: Random) -> Draft:
+        """One line per item: a number's digits by place, a word's letters by position."""
+        text = rng.choice((", ", " ", ",")).join(operands)
+        return Draft(ask(rng, _REPEAT, x=text), text, [_spelled(item) for item in operands], {"items": operands})
+
+    def grade(self, problem: Problem, reply: str) -> float:
+        """By equality, apart from space at the ends and quotation marks around."""
+        return float(reply.strip().strip("\"'") == problem.answer)
+
+
+def _spelled(item: str) -> str:
+    if item.isdigit():
+        return labelled(int(item))
+    return "".join(f"{position}{letter}" for position, letter in enumerate(item, 1))

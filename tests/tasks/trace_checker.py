@@ -23,8 +23,21 @@ def check_trace(problem: Problem) -> None:
         "letter_counting": _check_counting,
         "time_intervals": _check_plain_steps,
         "gcd": _check_steps,
+        "repeat": _check_repeat,
     }.get(problem.task, _check_columns)
     checker(problem)
+
+
+def _check_repeat(problem: Problem) -> None:
+    items = []
+    for line in problem.trace.split("\n"):
+        if LABELLED.fullmatch(line):
+            items.append(str(value_of(line)))
+        else:
+            pairs = re.findall(r"(\d)([a-z])", line)
+            assert [int(position) for position, _ in pairs] == list(range(1, len(pairs) + 1))
+            items.append("".join(letter for _, letter in pairs))
+    assert items == re.split(", | |,", problem.answer)
 
 
 def _check_step(line: str, carry: int) -> int:

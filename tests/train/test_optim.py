@@ -73,10 +73,11 @@ class Model(nn.Module):
 
 def test_each_parameter_has_its_optimizer() -> None:
     model = Model()
-    matrices, embeddings, vectors = split_parameters(model)
-    assert {id(p) for p in matrices} == {id(model.q_proj.weight), id(model.mlp["experts"].weight)}
-    assert {id(p) for p in embeddings} == {id(model.embed_tokens.weight), id(model.lm_head.weight)}
-    assert {id(p) for p in vectors} == {id(model.norm.weight), id(model.mlp["gate"].weight)}
+    groups = split_parameters(model)
+    assert {id(p) for p in groups.matrices} == {id(model.q_proj.weight), id(model.mlp["experts"].weight)}
+    assert [id(p) for p in groups.embeddings] == [id(model.embed_tokens.weight)]
+    assert [id(p) for p in groups.heads] == [id(model.lm_head.weight)]
+    assert {id(p) for p in groups.vectors} == {id(model.norm.weight), id(model.mlp["gate"].weight)}
 
 
 @pytest.mark.parametrize(("muon", "kinds"), [(True, [Muon, torch.optim.AdamW]), (False, [torch.optim.AdamW])])
@@ -94,11 +95,13 @@ def test_a_model_without_parameters_is_refused() -> None:
 
 
 def test_step_sizes_follow_the_schedule() -> None:
-    optimizers = build_optimizers(Model(), OptimizerConfig(matrix_lr=0.5, embedding_lr=0.25, vector_lr=0.125))
+    optimizers = build_optimizers(
+        Model(), OptimizerConfig(matrix_lr=0.5, embedding_lr=0.25, head_lr=1.0, vector_lr=0.125)
+    )
     set_step_sizes(optimizers, 0.5)
     set_step_sizes(optimizers, 0.1)
     sizes = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
-    assert sizes == pytest.approx([0.05, 0.025, 0.0125])
+    assert sizes == pytest.approx([0.05, 0.025, 0.1, 0.0125])
 
 
 def test_schedule_warms_up_holds_and_decays() -> None:

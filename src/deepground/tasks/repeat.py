@@ -9,7 +9,7 @@ from __future__ import annotations
 from random import Random
 
 from deepground.tasks.columns import labelled
-from deepground.tasks.problem import Draft, ProceduralTask, Problem
+from deepground.tasks.problem import Draft, Problem, ProceduralTask
 from deepground.tasks.wording import ask
 from deepground.tasks.words import random_word
 

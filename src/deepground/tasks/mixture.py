@@ -17,7 +17,7 @@ from deepground.tasks.conversation import (
 from deepground.tasks.problem import Problem, Split, Task
 from deepground.tasks.registry import TASKS
 
-TASK_WEIGHTS: Mapping[str, float] = {
+EARLY_WEIGHTS: Mapping[str, float] = {
     "addition": 12,
     "subtraction": 12,
     "multiplication": 16,
@@ -33,7 +33,25 @@ TASK_WEIGHTS: Mapping[str, float] = {
     "list_extreme": 2,
     "repeat": 20,
 }
-"""Shares of the tasks in training, relative to each other."""
+"""Shares of the tasks, relative to each other, while levels are still getting harder: much plain repeating, because
+every other task begins with copying from the question."""
+TASK_WEIGHTS: Mapping[str, float] = {
+    "addition": 9,
+    "subtraction": 10,
+    "multiplication": 15,
+    "chain_sum": 14,
+    "simple_equations": 12,
+    "gcd": 15,
+    "number_sorting": 16,
+    "spell_backward": 10,
+    "time_intervals": 14,
+    "division": 5,
+    "comparison": 2,
+    "letter_counting": 4,
+    "list_extreme": 4,
+    "repeat": 4,
+}
+"""Shares from then on: more of what is learnt slowly."""
 THINKING_SHARE = 0.85
 """Share of the conversations in which the assistant thinks first."""
 SMALL_TALK_SHARE = 0.08
@@ -78,18 +96,21 @@ def find_task(name: str) -> Task:
 
 
 def training_conversation(
-    seed: int, *, weights: Mapping[str, float] = TASK_WEIGHTS, progress: float = 1.0
+    seed: int, *, weights: Mapping[str, float] | None = None, progress: float = 1.0
 ) -> Conversation:
     """The training example of this seed.
 
     Args:
         seed: any integer.
-        weights: relative shares of the tasks, by name.
+        weights: relative shares of the tasks, by name; if not given, `EARLY_WEIGHTS` until `progress` is 1, then
+            `TASK_WEIGHTS`.
         progress: see `draw_problem`.
 
     Raises:
         TaskError: an unknown task is named or progress is out of range.
     """
+    if weights is None:
+        weights = TASK_WEIGHTS if progress == 1 else EARLY_WEIGHTS
     rng = Random(f"conversation {seed}")
     thinking = rng.random() < THINKING_SHARE
 

@@ -6,6 +6,7 @@ teach it much sooner than the other tasks do by the way.
 
 from __future__ import annotations
 
+import re
 from random import Random
 
 from deepground.tasks.columns import labelled
@@ -27,6 +28,7 @@ _REPEAT = (
     "重複：{x}",
     "請照寫：{x}",
 )
+_INTRODUCTION = frozenset({"the", "answer", "is"})
 _ITEMS = ((1, 1), (2, 2), (3, 3), (4, 5), (6, 6))
 
 
@@ -57,8 +59,10 @@ class Repeat(ProceduralTask):
         return Draft(ask(rng, _REPEAT, x=text), text, [_spelled(item) for item in operands], {"items": operands})
 
     def grade(self, problem: Problem, reply: str) -> float:
-        """By equality, apart from space at the ends and quotation marks around."""
-        return float(reply.strip().strip("\"'") == problem.answer)
+        """The items in order and nothing else, but for words such as "the answer is" before them."""
+        items = list(problem.meta["items"])
+        said = re.findall(r"\w+", reply.lower())
+        return float(said[-len(items) :] == items and _INTRODUCTION.issuperset(said[: -len(items)]))
 
 
 def _spelled(item: str) -> str:

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from deepground.errors import TrainingError
 from deepground.train import PretrainResult, RunReporter, list_checkpoints, pretrain, read_state
-from deepground.train.pretrain import StepResult, choose_precision
-from deepground.train.reporting import METRICS_FILE, read_metrics
+from deepground.train.pretrain import choose_precision
+from deepground.train.reporting import METRICS_FILE, StepResult, read_metrics
 from training_samples import tiny_trainer
 
 TESTS = Path(__file__).resolve().parent.parent

@@ -23,9 +23,9 @@ from deepground.kernels.machine import has_fast_bf16
 from deepground.model import Decoder
 from deepground.train import checkpoint
 from deepground.train.data import DataPosition, PackedBatch, PackedStream, Sample
-from deepground.train.loss import ExpertBalancer, ExpertLoad, masked_cross_entropy
+from deepground.train.loss import ExpertBalancer, masked_cross_entropy
 from deepground.train.optim import OptimizerConfig, Schedule, build_optimizers, set_step_sizes
-from deepground.train.reporting import Reporter
+from deepground.train.reporting import Reporter, StepResult
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -51,23 +51,6 @@ class PretrainConfig:
     keep_checkpoints: int = 3
     max_minutes: float | None = None
     """Stop, with a checkpoint, after this time; start again to go on. None: no limit."""
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one step has to tell."""
-
-    step: int
-    """Counted from 1."""
-    loss: float
-    """Mean over the trained tokens, in nats."""
-    gradient_norm: float
-    """Before clipping."""
-    lr_factor: float
-    num_tokens: int
-    """Without padding."""
-    num_trained: int
-    load: ExpertLoad | None
 
 
 @dataclass(frozen=True)

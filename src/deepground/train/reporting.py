@@ -6,18 +6,34 @@ import dataclasses
 import json
 import time
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deepground.errors import TrainingError
-
-if TYPE_CHECKING:
-    from deepground.train.pretrain import StepResult
+from deepground.train.loss import ExpertLoad
 
 METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step has to tell."""
+
+    step: int
+    """Counted from 1."""
+    loss: float
+    """Mean over the trained tokens, in nats."""
+    gradient_norm: float
+    """Before clipping."""
+    lr_factor: float
+    num_tokens: int
+    """Without padding."""
+    num_trained: int
+    load: ExpertLoad | None
 
 
 class Reporter(Protocol):

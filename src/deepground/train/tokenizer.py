@@ -4,9 +4,9 @@ Layout of the ids: 0 beginning of sentence, 1 end, 2 padding; 256 bytes; frequen
 remaining special tokens, in V3.1's order.
 
 It is a byte-level BPE without merges: a word is either one token or spelled in bytes, which are letters in
-English. For a small model this decides whether it can spell at all: with merges, a word that it has never seen
-falls into pieces whose letters it would have to know by heart, whereas letters only need to be copied. Digits are
-always tokens of their own, and so is a space before a digit, so that a number looks the same wherever it stands.
+English. With merges, a word that a small model has never seen falls into pieces whose letters it would have to
+know by heart, whereas letters only need to be copied. Digits are always tokens of their own, and so is a space
+before a digit, so that a number looks the same wherever it stands.
 """
 
 from __future__ import annotations

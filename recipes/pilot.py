@@ -94,7 +94,7 @@ MODEL = ModelConfig(
 )
 
 TRAINING = PretrainConfig(
-    schedule=Schedule(total_steps=1500, warmup_steps=40, decay_share=0.3),
+    schedule=Schedule(total_steps=1900, warmup_steps=40, decay_share=0.5),
     num_rows=20,
     row_length=256,
     micro_rows=20,

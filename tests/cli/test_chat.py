@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import signal
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,6 +56,14 @@ class Terminal:
 
 
 @pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT as a terminal has it: a test run in the background inherits that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def terminal() -> Terminal:
     chat, out, aside = ScriptedChat(), io.StringIO(), io.StringIO()
     conversation = Conversation(chat, out=Console(file=out), aside=Console(file=aside), params=SamplingParams(seed=1))
@@ -93,6 +101,7 @@ def test_thinking_is_dimmed() -> None:
     assert "you said " in out.getvalue()
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_stops_the_answer_not_the_program(terminal: Terminal) -> None:
     run_interactively(terminal.conversation, typed("interrupt", "next"))
     assert terminal.chat.closed == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from deepground.engine import Engine, EngineConfig, StepOutput
 from deepground.messages import SamplingParams
 from deepground.model import Decoder, ModelConfig, PagedBatch, Tokenizer
 from deepground.model.chat_format import CHAT_FORMATS
-from deepground.model.config import GqaConfig, MlaConfig, MoeConfig, RopeConfig
+from deepground.model.config import GqaConfig, RopeConfig
+from tiny_models import TINY_DEEPSEEK
 
 SPECIALS = (
     "<｜begin▁of▁sentence｜>",
@@ -76,40 +78,16 @@ def fake_config(*, max_positions: int = 512) -> ModelConfig:
 
 def tiny_config(kind: str) -> ModelConfig:
     """A real decoder's config: "mla" with experts, or "gqa"; weights wide enough that no two logits are close."""
-    shared: dict[str, Any] = {
-        "vocab_size": VOCAB_SIZE,
-        "hidden_size": 32,
-        "num_layers": 2,
-        "intermediate_size": 48,
-        "max_positions": 512,
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": False,
-        "initializer_range": 0.4,
-    }
-    if kind == "gqa":
-        return ModelConfig(
-            **shared,
-            family="qwen3",
-            attention=GqaConfig(num_heads=4, num_kv_heads=2, head_dim=8, qk_norm=True),
-            rope=RopeConfig(theta=1e4, rotary_dim=8, interleaved=False),
-        )
-    return ModelConfig(
-        **shared,
-        family="deepseek_v3",
-        attention=MlaConfig(
-            num_heads=2, q_lora_rank=None, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8
-        ),
-        rope=RopeConfig(theta=1e4, rotary_dim=8, interleaved=True),
-        moe=MoeConfig(
-            num_experts=4,
-            experts_per_token=2,
-            intermediate_size=16,
-            shared_intermediate_size=16,
-            scoring="sigmoid",
-            correction_bias=True,
-            normalize_topk=True,
-        ),
-        moe_layers=frozenset({1}),
+    mla = replace(TINY_DEEPSEEK, vocab_size=VOCAB_SIZE, initializer_range=0.4)
+    if kind == "mla":
+        return mla
+    return replace(
+        mla,
+        family="qwen3",
+        attention=GqaConfig(num_heads=4, num_kv_heads=2, head_dim=8, qk_norm=True),
+        rope=RopeConfig(theta=1e4, rotary_dim=8, interleaved=False),
+        moe=None,
+        moe_layers=frozenset(),
     )
 
 

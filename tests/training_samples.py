@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
-from deepground.model import Decoder, ModelConfig
-from deepground.model.config import MlaConfig, MoeConfig, RopeConfig
+from deepground.model import Decoder
 from deepground.train import PretrainConfig, Sample, Schedule, Trainer
+from tiny_models import TINY_DEEPSEEK
 
-CONFIG = ModelConfig(
-    family="deepseek_v3",
-    vocab_size=320,
-    hidden_size=32,
-    num_layers=2,
-    intermediate_size=64,
-    max_positions=128,
-    rms_norm_eps=1e-6,
-    tie_word_embeddings=False,
-    attention=MlaConfig(
-        num_heads=2, q_lora_rank=None, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=16
-    ),
-    rope=RopeConfig(theta=10000.0, rotary_dim=8, interleaved=True),
-    moe=MoeConfig(
-        num_experts=4,
-        experts_per_token=2,
-        intermediate_size=16,
-        shared_intermediate_size=16,
-        scoring="sigmoid",
-        correction_bias=True,
-        group_score="top2_sum",
-        normalize_topk=True,
-    ),
-    moe_layers=frozenset({1}),
-    bos_token_id=0,
-    eos_token_ids=(1,),
-)
+CONFIG = replace(TINY_DEEPSEEK, max_positions=128)
 
 
 def tiny_decoder(seed: int = 0) -> Decoder:

@@ -9,7 +9,7 @@ from deepground.tasks.grading import gym_score, only_number
 from deepground.tasks.problem import Draft, Problem, ProceduralTask
 from deepground.tasks.wording import ask, spaced
 
-_ADDITION = (
+_TERSE = (
     "{a}{o}{b}",
     "{a}{o}{b}=",
     "{a}{o}{b} =",
@@ -17,9 +17,13 @@ _ADDITION = (
     "{a}{o}{b}?",
     "What is {a}{o}{b}?",
     "What's {a}{o}{b}?",
+)
+_CALCULATE = ("Calculate {a}{o}{b}.", "Compute {a}{o}{b}.")
+_IN_CHINESE = ("請計算 {a}{o}{b}", "{a}{o}{b} 是多少？")
+_ADDITION = (
+    *_TERSE,
     "What is {a} plus {b}?",
-    "Calculate {a}{o}{b}.",
-    "Compute {a}{o}{b}.",
+    *_CALCULATE,
     "Add {a} and {b}.",
     "Add {b} to {a}.",
     "How much is {a}{o}{b}?",
@@ -29,20 +33,12 @@ _ADDITION = (
     "Solve {a}{o}{b}.",
     "State the final answer to the following arithmetic problem: {a} + {b} =",
     "{a}加{b}等於多少？",
-    "請計算 {a}{o}{b}",
-    "{a}{o}{b} 是多少？",
+    *_IN_CHINESE,
 )
 _SUBTRACTION = (
-    "{a}{o}{b}",
-    "{a}{o}{b}=",
-    "{a}{o}{b} =",
-    "{a}{o}{b}=?",
-    "{a}{o}{b}?",
-    "What is {a}{o}{b}?",
-    "What's {a}{o}{b}?",
+    *_TERSE,
     "What is {a} minus {b}?",
-    "Calculate {a}{o}{b}.",
-    "Compute {a}{o}{b}.",
+    *_CALCULATE,
     "Subtract {b} from {a}.",
     "Take {b} away from {a}.",
     "How much is {a}{o}{b}?",
@@ -51,21 +47,13 @@ _SUBTRACTION = (
     "Solve {a}{o}{b}.",
     "State the final answer to the following arithmetic problem: {a} - {b} =",
     "{a}減{b}等於多少？",
-    "請計算 {a}{o}{b}",
-    "{a}{o}{b} 是多少？",
+    *_IN_CHINESE,
 )
 _MULTIPLICATION = (
-    "{a}{o}{b}",
-    "{a}{o}{b}=",
-    "{a}{o}{b} =",
-    "{a}{o}{b}=?",
-    "{a}{o}{b}?",
-    "What is {a}{o}{b}?",
-    "What's {a}{o}{b}?",
+    *_TERSE,
     "What is {a} times {b}?",
     "What is {a} multiplied by {b}?",
-    "Calculate {a}{o}{b}.",
-    "Compute {a}{o}{b}.",
+    *_CALCULATE,
     "Multiply {a} by {b}.",
     "Multiply {a} and {b}.",
     "How much is {a}{o}{b}?",
@@ -74,8 +62,7 @@ _MULTIPLICATION = (
     "Solve {a}{o}{b}.",
     "Solve the following multiplication: {a} * {b}. Give only the result as your final answer.",
     "{a}乘以{b}等於多少？",
-    "請計算 {a}{o}{b}",
-    "{a}{o}{b} 是多少？",
+    *_IN_CHINESE,
 )
 _CHAIN = (
     "{e}",

@@ -6,12 +6,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deepground.engine import AsyncTokenStream, EngineService, StepOutput
-from deepground.errors import ContextLengthError, EngineError, RequestAbortedError
+from deepground.engine import AsyncTokenStream, EngineService, StepOutput, load_engine
+from deepground.errors import ConfigError, ContextLengthError, EngineError, RequestAbortedError
 from deepground.messages import SamplingParams
 from engine_fakes import (
     ASSISTANT,
@@ -22,6 +23,7 @@ from engine_fakes import (
     make_engine,
     run_alone,
 )
+from tiny_models import tiny_model_folder
 
 
 def greedy(max_tokens: int) -> SamplingParams:
@@ -236,3 +238,14 @@ def test_requests_from_many_threads_under_page_pressure() -> None:
         assert [results[n] for n in range(12)] == expected
         assert service.stats.preemptions > 0
     engine.check_integrity()
+
+
+def test_loading_leaves_no_thread_behind(tmp_path: Path) -> None:
+    """OpenMP would keep workers for it, which slow the engine's own down."""
+    before = threading.active_count()
+    engine = load_engine(tiny_model_folder(tmp_path / "model"), dtype="float32")
+    assert threading.active_count() == before
+    with EngineService(engine) as service:
+        assert len(ids_of(list(service.submit_blocking([5, 6], greedy(3))))) == 3
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_engine(tmp_path / "nothing")

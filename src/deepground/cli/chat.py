@@ -51,10 +51,10 @@ def chat(
     threads: ThreadsOption = None,
 ) -> None:
     """Talk to a model in the terminal. Lines piped in are asked one after the other, in one conversation."""
-    from deepground.engine import PILOT_FOLDER, ChatSession, Engine, EngineConfig, EngineService
+    from deepground.engine import PILOT_FOLDER, ChatSession, EngineConfig, EngineService, load_engine
     from deepground.model import load_sampling_defaults
 
-    engine = Engine.from_folder(
+    engine = load_engine(
         model, EngineConfig(max_sequences=1, num_threads=threads), dtype=dtype.value, chat_format=chat_format
     )
     folder = model or PILOT_FOLDER

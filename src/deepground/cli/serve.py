@@ -34,7 +34,7 @@ def serve(
     """Serve a model behind an OpenAI- and DeepSeek-compatible API until Ctrl-C."""
     if api_key is not None and not api_key.strip():
         raise typer.BadParameter("is empty", param_hint="--api-key")
-    from deepground.engine import PILOT_FOLDER, ChatSession, Engine, EngineConfig, EngineService
+    from deepground.engine import PILOT_FOLDER, ChatSession, EngineConfig, EngineService, load_engine
     from deepground.server import ServerLimits, bind, create_app, describe_model, serve_app, url_of
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -47,7 +47,7 @@ def serve(
     )
     # Before the model is loaded, which can take minutes: a port in use should show at once.
     with bind(host, port, has_key=api_key is not None) as sock:
-        engine = Engine.from_folder(model, config, dtype=dtype.value, chat_format=chat_format)
+        engine = load_engine(model, config, dtype=dtype.value, chat_format=chat_format)
         served = describe_model(engine, model or PILOT_FOLDER, name=served_name)
         with EngineService(engine) as service:
             app = create_app(

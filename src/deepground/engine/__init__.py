@@ -1,9 +1,9 @@
 """The engine room: requests in, tokens, text and replies out.
 
-engine = Engine.from_folder("path/to/model")     # add, step, abort
-service = EngineService(engine)                  # the same in a thread, for many callers
-session = ChatSession(service)                   # conversations instead of tokens
-llm = LLM("path/to/model")                       # for scripts: all results, in order
+engine = Engine.from_folder("path/to/model")            # add, step, abort
+service = EngineService(load_engine("path/to/model"))   # the same in a thread, for many callers
+session = ChatSession(service)                          # conversations instead of tokens
+llm = LLM("path/to/model")                              # for scripts: all results, in order
 """
 
 from deepground.engine.chat import ChatEvent, ChatRequest, ChatSession, assemble_reply
@@ -11,7 +11,7 @@ from deepground.engine.engine import PILOT_FOLDER, Engine, EngineConfig, EngineS
 from deepground.engine.llm import LLM, CompletionOutput
 from deepground.engine.request import RequestTiming, StepOutput
 from deepground.engine.runner import ForwardModel
-from deepground.engine.service import AsyncTokenStream, BlockingTokenStream, EngineService, ServiceHealth
+from deepground.engine.service import AsyncTokenStream, BlockingTokenStream, EngineService, ServiceHealth, load_engine
 
 __all__ = [
     "LLM",
@@ -31,4 +31,5 @@ __all__ = [
     "ServiceHealth",
     "StepOutput",
     "assemble_reply",
+    "load_engine",
 ]

@@ -16,13 +16,15 @@ import sys
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
 import torch
 
-from deepground.engine.engine import Engine, EngineStats
+from deepground.engine.engine import Engine, EngineConfig, EngineStats
 from deepground.engine.request import StepOutput
 from deepground.errors import EngineError, RequestAbortedError
 from deepground.messages import SamplingParams
@@ -31,6 +33,23 @@ logger = logging.getLogger(__name__)
 
 Event = StepOutput | BaseException
 """What reaches a reader: an output, or the error that ends the stream."""
+
+
+def load_engine(
+    path: str | Path | None = None,
+    config: EngineConfig | None = None,
+    *,
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    chat_format: str | None = None,
+) -> Engine:
+    """`Engine.from_folder`, for an engine that a service will run: same arguments, same errors.
+
+    It loads in a thread that ends. OpenMP keeps workers for every living thread that has ever computed. With
+    those of the caller beside the engine's own there are more workers than cores, and OpenMP then puts them to
+    sleep after every operation, which more than halves the speed of decoding on two cores.
+    """
+    with ThreadPoolExecutor(max_workers=1) as loader:
+        return loader.submit(Engine.from_folder, path, config, dtype=dtype, chat_format=chat_format).result()
 
 
 @dataclass(frozen=True)
@@ -173,6 +192,8 @@ class EngineService:
 
     @torch.inference_mode()
     def _run(self) -> None:
+        if self.engine.config.num_threads is not None:
+            torch.set_num_threads(self.engine.config.num_threads)  # OpenMP counts them for each thread apart.
         try:
             while self._receive():
                 self._publish(self.engine.step())

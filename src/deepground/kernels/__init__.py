@@ -7,7 +7,7 @@ from deepground.kernels.machine import (
     measure_memory_bandwidth,
     read_machine,
 )
-from deepground.kernels.quant import dequantize_fp8_blocks, fake_quantize_activations, quantize_fp8_ue8m0
+from deepground.kernels.quant import dequantize_fp8_blocks, quantize_fp8_ue8m0
 from deepground.kernels.reference import apply_rope, attention, linear, moe_experts, rms_norm, swiglu
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "apply_rope",
     "attention",
     "dequantize_fp8_blocks",
-    "fake_quantize_activations",
     "has_fast_bf16",
     "linear",
     "measure_matmul_rate",

@@ -1,6 +1,6 @@
-"""Block-scaled FP8 with power-of-two scales: the number format of DeepSeek-V3.1's weights and activations.
+"""Block-scaled FP8 with power-of-two scales: the number format of DeepSeek-V3.1's weights.
 
-Legend: N rows (output features), K columns (input features), T tokens, D channels; b a block's extent;
+Legend: N rows (output features), K columns (input features); b a block's extent;
 _hw block row and block column.
 
 Source: DeepSeek-V3 report (arXiv 2412.19437) section 3.3; rounding as in DeepGEMM and the V3.2 inference
@@ -21,7 +21,6 @@ from torch import Tensor
 from deepground.errors import WeightsError
 
 E4M3_MAX = 448.0
-_ACTIVATION_FLOOR = 1e-4
 _MIN_EXPONENT, _MAX_EXPONENT = -126, 127
 """Of a scale: what float32 holds as a normal number and UE8M0 as 1 .. 254."""
 
@@ -95,25 +94,6 @@ def dequantize_fp8_blocks(
         band_bK = values.index_select(0, bytes_bK.view(-1).int()).view(bytes_bK.shape)
         weight_NK[rows] = band_bK.mul_(scale_bK)
     return weight_NK
-
-
-def fake_quantize_activations(x_TD: Tensor, block: int = 128) -> Tensor:
-    """What activations become in an FP8 product: quantised per token in blocks of channels, and back.
-
-    Args:
-        x_TD: (T, D), finite.
-        block: channels that share a scale; the last block may be partial.
-
-    Returns:
-        (T, D) in the dtype of `x_TD`; the floor of 1e-4 on a block's magnitude is DeepSeek's.
-    """
-    channels = x_TD.shape[-1]
-    blocks = -(-channels // block)
-    x_Tcb = torch.nn.functional.pad(x_TD.float(), (0, blocks * block - channels)).view(*x_TD.shape[:-1], blocks, block)
-    amax_Tc1 = x_Tcb.abs().amax(dim=-1, keepdim=True).clamp_min(_ACTIVATION_FLOOR)
-    scale_Tc1 = _round_up_to_power_of_two(amax_Tc1)
-    restored_Tcb = _to_e4m3(x_Tcb, scale_Tc1).float() * scale_Tc1
-    return restored_Tcb.flatten(-2)[..., :channels].to(x_TD.dtype)
 
 
 def _to_e4m3(values: Tensor, scale: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 
 from deepground.errors import CheckpointError
-from deepground.kernels.machine import has_fast_bf16
+from deepground.kernels import has_fast_bf16
 from deepground.model import Decoder
 from deepground.train import checkpoint
 from deepground.train.data import DataPosition, PackedBatch, PackedStream, Sample

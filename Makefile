@@ -29,10 +29,16 @@ $(VENV)/pyvenv.cfg:
 	@echo "Creating $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: requirements/runtime.txt pyproject.toml | $(VENV)/pyvenv.cfg
+$(VENV)/.packages: requirements/runtime.txt | $(VENV)/pyvenv.cfg
 	@echo "Installing pinned packages (a few minutes the first time) ..."
 	@$(PIP) install -r requirements/runtime.txt
-	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.packages pyproject.toml CMakeLists.txt $(shell find src/deepground/kernels/csrc -type f)
+	@command -v $(or $(CXX),c++) >/dev/null || \
+		{ echo "deepground's kernels are compiled here and need a C++20 compiler. On Debian or Ubuntu: sudo apt install g++"; exit 1; }
+	@echo "Compiling the native kernels (about a minute) ..."
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime

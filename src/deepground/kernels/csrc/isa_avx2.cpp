@@ -1,0 +1,17 @@
+#include "kernels.h"
+
+#include "simd/avx2.h"
+
+#include "impl/elementwise.inl"
+#include "impl/linear.inl"
+
+namespace deepground {
+extern const Kernels kernels_avx2;
+const Kernels kernels_avx2 = {
+    Isa::avx2,
+    kLanes,
+    {false, linear_scratch_bytes, linear, unpack},
+    {rms_norm, silu_mul, add_scaled, rope, float_to_bf16, bf16_to_float, read_sum, peak_flops},
+    nullptr,
+};
+}  // namespace deepground

@@ -1,0 +1,17 @@
+#include "kernels.h"
+
+#include "simd/generic.h"
+
+#include "impl/elementwise.inl"
+#include "impl/linear.inl"
+
+namespace deepground {
+extern const Kernels kernels_generic;
+const Kernels kernels_generic = {
+    Isa::generic,
+    kLanes,
+    {false, linear_scratch_bytes, linear, unpack},
+    {rms_norm, silu_mul, add_scaled, rope, float_to_bf16, bf16_to_float, read_sum, peak_flops},
+    nullptr,
+};
+}  // namespace deepground

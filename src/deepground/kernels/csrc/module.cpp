@@ -1,0 +1,79 @@
+// The extension module: start-up, and the parts of the other binding files.
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include "bindings.h"
+
+namespace nb = nanobind;
+
+namespace deepground {
+namespace {
+
+// The instruction set and the threads in use; one for the process.
+struct Runtime {
+    Isa isa = Isa::generic;
+    std::unique_ptr<Pool> pool;
+};
+
+Runtime& runtime() {
+    static Runtime instance;
+    return instance;
+}
+
+void start(const std::string& isa, int threads, const std::vector<int>& cpus) {
+    Runtime& r = runtime();
+    const Isa chosen = isa.empty() ? best_isa() : isa_by_name(isa.c_str());
+    if (r.pool && chosen == r.isa && r.pool->threads() == threads) return;
+    r.pool.reset();
+    r.isa = chosen;
+    r.pool = std::make_unique<Pool>(threads, cpus);
+}
+
+std::vector<std::string> supported() {
+    std::vector<std::string> names;
+    for (Isa isa : {Isa::generic, Isa::neon, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx})
+        if (isa_supported(isa)) names.emplace_back(isa_name(isa));
+    return names;
+}
+
+void read_bandwidth_pass(uintptr_t memory, int64_t words) {
+    const Machine on = machine();
+    on.pool->split(words / 64, [&](int64_t begin, int64_t end, int) {
+        volatile uint64_t kept = on.kernels->elementwise.read_sum(at<uint64_t>(memory) + begin * 64, (end - begin) * 64);
+        (void)kept;
+    });
+}
+
+double peak_flops_pass(int64_t rounds) {
+    const Machine on = machine();
+    std::vector<double> flops(static_cast<size_t>(on.pool->threads()));
+    on.pool->run([&](int thread) { flops[static_cast<size_t>(thread)] = on.kernels->elementwise.peak_flops(rounds); });
+    double total = 0;
+    for (double f : flops) total += f;
+    return total;
+}
+
+}  // namespace
+
+Machine machine() {
+    Runtime& r = runtime();
+    if (!r.pool) throw std::runtime_error("the native kernels are not started");
+    return {kernels_for(r.isa), r.pool.get()};
+}
+
+}  // namespace deepground
+
+NB_MODULE(_native, m) {
+    using namespace deepground;
+    m.def("start", &start, nb::arg("isa"), nb::arg("threads"), nb::arg("cpus"));
+    m.def("supported", &supported);
+    m.def("isa", [] { return std::string(isa_name(machine().kernels->isa)); });
+    m.def("threads", [] { return machine().pool->threads(); });
+    m.def("read_bandwidth_pass", &read_bandwidth_pass, nb::call_guard<nb::gil_scoped_release>());
+    m.def("peak_flops_pass", &peak_flops_pass, nb::call_guard<nb::gil_scoped_release>());
+    bind_linear(m);
+}

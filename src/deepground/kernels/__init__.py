@@ -1,5 +1,6 @@
 """The door to the hardware: what the upper rooms compute with."""
 
+from deepground.kernels.limits import MachineLimits, measure_limits
 from deepground.kernels.machine import (
     Machine,
     has_fast_bf16,
@@ -7,21 +8,73 @@ from deepground.kernels.machine import (
     measure_memory_bandwidth,
     read_machine,
 )
+from deepground.kernels.mxfp4 import MXFP4_GROUP, dequantize_mxfp4, quantize_mxfp4
+from deepground.kernels.native import (
+    NativeRuntime,
+    PackedFormat,
+    PackedMatrix,
+    native_available,
+    native_linear,
+    pack_matrix,
+    start_native,
+    supported_isas,
+    unpack_matrix,
+)
+from deepground.kernels.program import (
+    Affine,
+    DensePart,
+    ExpertBank,
+    GqaPart,
+    LayerPart,
+    MlaPart,
+    MoePart,
+    MtpPart,
+    NativeCaches,
+    NativeProgram,
+    NativeSpan,
+    RouterPart,
+)
 from deepground.kernels.quant import dequantize_fp8_blocks, quantize_fp8_ue8m0
 from deepground.kernels.reference import apply_rope, attention, linear, moe_experts, rms_norm, swiglu
 
 __all__ = [
+    "MXFP4_GROUP",
+    "Affine",
+    "DensePart",
+    "ExpertBank",
+    "GqaPart",
+    "LayerPart",
     "Machine",
+    "MachineLimits",
+    "MlaPart",
+    "MoePart",
+    "MtpPart",
+    "NativeCaches",
+    "NativeProgram",
+    "NativeRuntime",
+    "NativeSpan",
+    "PackedFormat",
+    "PackedMatrix",
+    "RouterPart",
     "apply_rope",
     "attention",
     "dequantize_fp8_blocks",
+    "dequantize_mxfp4",
     "has_fast_bf16",
     "linear",
+    "measure_limits",
     "measure_matmul_rate",
     "measure_memory_bandwidth",
     "moe_experts",
+    "native_available",
+    "native_linear",
+    "pack_matrix",
     "quantize_fp8_ue8m0",
+    "quantize_mxfp4",
     "read_machine",
     "rms_norm",
+    "start_native",
+    "supported_isas",
     "swiglu",
+    "unpack_matrix",
 ]

@@ -14,14 +14,6 @@ namespace nb = nanobind;
 namespace deepground {
 namespace {
 
-Format format_by_name(const std::string& name) {
-    if (name == "f32") return Format::f32;
-    if (name == "bf16") return Format::bf16;
-    if (name == "fp8") return Format::fp8;
-    if (name == "mxfp4") return Format::mxfp4;
-    throw std::invalid_argument("unknown format " + name);
-}
-
 void pack(OwnedMatrix& m, uintptr_t source, int64_t stride, uintptr_t scales, int64_t scale_stride, int64_t block_n) {
     std::atomic<bool> valid{true};
     machine().pool->split(m.w.panels(), [&](int64_t begin, int64_t end, int) {
@@ -45,6 +37,14 @@ void linear_one(const OwnedMatrix& w, uintptr_t x, int64_t ldx, int64_t rows, ui
 }
 
 }  // namespace
+
+Format format_by_name(const std::string& name) {
+    if (name == "f32") return Format::f32;
+    if (name == "bf16") return Format::bf16;
+    if (name == "fp8") return Format::fp8;
+    if (name == "mxfp4") return Format::mxfp4;
+    throw std::invalid_argument("unknown format " + name);
+}
 
 OwnedMatrix::OwnedMatrix(const std::string& format, int64_t n, int64_t k) {
     const Format f = format_by_name(format);

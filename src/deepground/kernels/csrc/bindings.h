@@ -19,6 +19,9 @@ T* at(uintptr_t address) {
 // The kernels and threads in use; throws where `start` was not called.
 Machine machine();
 
+// Throws std::invalid_argument.
+Format format_by_name(const std::string& name);
+
 // A matrix and the memory under it, packed for the instruction set in use.
 class OwnedMatrix {
   public:
@@ -37,5 +40,9 @@ class OwnedMatrix {
 
 // Each adds its part to the module.
 void bind_linear(nanobind::module_& m);
+void bind_attention(nanobind::module_& m);
+void bind_moe(nanobind::module_& m);
+void bind_expert_store(nanobind::module_& m);
+void bind_program(nanobind::module_& m);
 
 }  // namespace deepground

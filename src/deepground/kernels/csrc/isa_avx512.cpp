@@ -1,9 +1,11 @@
+#include "attention_task.h"
 #include "kernels.h"
 
 #include "simd/avx512.h"
 
 #include "impl/elementwise.inl"
 #include "impl/linear.inl"
+#include "impl/attention.inl"
 
 namespace deepground {
 extern const Kernels kernels_avx512;
@@ -12,6 +14,8 @@ const Kernels kernels_avx512 = {
     kLanes,
     {false, linear_scratch_bytes, linear, unpack},
     {rms_norm, silu_mul, add_scaled, rope, float_to_bf16, bf16_to_float, read_sum, peak_flops},
-    nullptr,
+    &kAttention,
 };
+extern const AttentionKernels attention_avx512;  // for the sets built upon this one
+const AttentionKernels attention_avx512 = kAttention;
 }  // namespace deepground

@@ -1,9 +1,11 @@
+#include "attention_task.h"
 #include "kernels.h"
 
 #include "simd/generic.h"
 
 #include "impl/elementwise.inl"
 #include "impl/linear.inl"
+#include "impl/attention.inl"
 
 namespace deepground {
 extern const Kernels kernels_generic;
@@ -12,6 +14,6 @@ const Kernels kernels_generic = {
     kLanes,
     {false, linear_scratch_bytes, linear, unpack},
     {rms_norm, silu_mul, add_scaled, rope, float_to_bf16, bf16_to_float, read_sum, peak_flops},
-    nullptr,
+    &kAttention,
 };
 }  // namespace deepground

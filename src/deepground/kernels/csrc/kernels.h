@@ -45,7 +45,7 @@ struct ElementwiseKernels {
     double (*peak_flops)(int64_t rounds);
 };
 
-struct AttentionKernels;  // attention.h
+struct AttentionKernels;  // attention_task.h
 
 struct Kernels {
     Isa isa;

@@ -5,8 +5,12 @@
 // Outputs are cut into panels of 32. Within a panel the inputs run slowest, so that a kernel reads one
 // stream, broadcasts one activation and updates 32 outputs, and every output is summed over k in order:
 //   plain layout  [panel][k][32]            f32 (4 bytes), bf16 (2 bytes), fp8 (1 byte)
-//   pairs layout  [panel][k/2][32][2]       bf16 and fp8, two inputs side by side, as BF16 dot products want them
 //   mxfp4         [panel][k/8][32]          32-bit words of 8 inputs, the first in the lowest nibble
+// For BF16 dot products, whose operands are pairs of inputs side by side, there is the pairs layout (f32 has none):
+//   bf16          [panel][k/2][32][2]
+//   fp8           [panel][k/2][4][2][4][2]  outputs 0-3, 16-19, 4-7, 20-23 and so on: interleaving two registers of
+//                                           bytes then yields outputs 0-15 and 16-31
+//   mxfp4         [panel][k/8][32]          words of 8 inputs, even ones in the lower half, odd ones in the upper
 // Padding (of N to 32, of K to k_padded) holds zeros.
 #pragma once
 
@@ -27,7 +31,7 @@ enum class Format { f32, bf16, fp8, mxfp4 };
 
 struct Matrix {
     Format format = Format::bf16;
-    bool pairs = false;
+    bool pairs = false;  // the layout
     int64_t n = 0, k = 0;
     int64_t k_padded = 0;           // plain: k; pairs and mxfp4: a multiple of 32
     uint8_t* codes = nullptr;       // 64-byte aligned

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bindings.h"
+#include "self_test.h"
 
 namespace nb = nanobind;
 
@@ -26,18 +27,26 @@ Runtime& runtime() {
 
 void start(const std::string& isa, int threads, const std::vector<int>& cpus) {
     Runtime& r = runtime();
-    const Isa chosen = isa.empty() ? best_isa() : isa_by_name(isa.c_str());
+    const Isa chosen = isa.empty() ? best_isa().isa : isa_by_name(isa.c_str());
     if (r.pool && chosen == r.isa && r.pool->threads() == threads) return;
     r.pool.reset();
     r.isa = chosen;
     r.pool = std::make_unique<Pool>(threads, cpus);
 }
 
-std::vector<std::string> supported() {
+// Names of the sets that run here; the emulated ones are for tests.
+std::vector<std::string> supported(bool emulated) {
     std::vector<std::string> names;
-    for (Isa isa : {Isa::generic, Isa::neon, Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx})
-        if (isa_supported(isa)) names.emplace_back(isa_name(isa));
+    for (Isa isa : kAllIsas)
+        if (isa_supported(isa) && isa_emulated(isa) == emulated) names.emplace_back(isa_name(isa));
     return names;
+}
+
+// What is wrong with a set, of whatever machine; empty where it works. Unsupported ones are tried out too.
+std::string self_test_by_name(const std::string& name) {
+    for (Isa isa : kAllIsas)
+        if (name == isa_name(isa)) return self_test(isa);
+    throw std::invalid_argument("unknown instruction set " + name);
 }
 
 void read_bandwidth_pass(uintptr_t memory, int64_t words) {
@@ -70,10 +79,17 @@ Machine machine() {
 NB_MODULE(_native, m) {
     using namespace deepground;
     m.def("start", &start, nb::arg("isa"), nb::arg("threads"), nb::arg("cpus"));
-    m.def("supported", &supported);
+    m.def("supported", [] { return supported(false); });
+    m.def("emulated", [] { return supported(true); });
+    m.def("fallback_reason", [] { return best_isa().fallback_reason; });
+    m.def("self_test", &self_test_by_name);
     m.def("isa", [] { return std::string(isa_name(machine().kernels->isa)); });
     m.def("threads", [] { return machine().pool->threads(); });
     m.def("read_bandwidth_pass", &read_bandwidth_pass, nb::call_guard<nb::gil_scoped_release>());
     m.def("peak_flops_pass", &peak_flops_pass, nb::call_guard<nb::gil_scoped_release>());
     bind_linear(m);
+    bind_attention(m);
+    bind_moe(m);
+    bind_expert_store(m);
+    bind_program(m);
 }

@@ -171,10 +171,25 @@ void direct(const Matrix& w, const float* x, int64_t ldx, float* out, int64_t ld
 
 // ---- many rows: a block of weights is unpacked once into the first-level cache, then used for all rows ----------
 
+// Rows of activations, as the inner loops read them.
+struct PlainRows {  // one after the other, `stride` floats apart
+    const float* x;
+    int64_t stride;
+    DG_INLINE PlainRows rows(int64_t row) const { return {x + row * stride, stride}; }
+    DG_INLINE float at(int64_t r, int64_t k) const { return x[r * stride + k]; }
+};
+// Groups of kTileRows rows interleaved, [k][kTileRows], a group `stride` floats long: one stream of activations, too, as
+// rows that lie a power of two apart would fall into the same few places of the cache.
+struct RowGroups {
+    const float* x;
+    int64_t stride;
+    DG_INLINE RowGroups rows(int64_t row) const { return {x + row / kTileRows * stride, stride}; }
+    DG_INLINE float at(int64_t r, int64_t k) const { return x[k * kTileRows + r]; }
+};
+
 // totals[r][32] += scale * sum over k of x[r][k] * weights[k][32], for R rows and kTileVecs vectors of the panel.
-template <int R>
-inline void tile(const float* weights, int64_t count, const float* x, int64_t ldx, const Vec* scale, float* totals,
-                 int64_t ldt) {
+template <int R, typename Rows>
+inline void tile(const float* weights, int64_t count, Rows x, const Vec* scale, float* totals, int64_t ldt) {
     Vec sums[R][kTileVecs];
     for (int r = 0; r < R; ++r)
         for (int i = 0; i < kTileVecs; ++i) sums[r][i] = zero();
@@ -182,7 +197,7 @@ inline void tile(const float* weights, int64_t count, const float* x, int64_t ld
         Vec row[kTileVecs];
         for (int i = 0; i < kTileVecs; ++i) row[i] = load(weights + k * kPanel + i * kLanes);
         for (int r = 0; r < R; ++r) {
-            const Vec activation = set1(x[r * ldx + k]);
+            const Vec activation = set1(x.at(r, k));
             for (int i = 0; i < kTileVecs; ++i) sums[r][i] = fma(activation, row[i], sums[r][i]);
         }
     }
@@ -193,29 +208,27 @@ inline void tile(const float* weights, int64_t count, const float* x, int64_t ld
         }
 }
 
-template <int R>
-inline void tile_rest(int64_t rows, const float* weights, int64_t count, const float* x, int64_t ldx, const Vec* scale,
-                      float* totals, int64_t ldt) {
-    if (rows == R) tile<R>(weights, count, x, ldx, scale, totals, ldt);
-    else if constexpr (R > 1) tile_rest<R - 1>(rows, weights, count, x, ldx, scale, totals, ldt);
+template <int R, typename Rows>
+inline void tile_rest(int64_t rows, const float* weights, int64_t count, Rows x, const Vec* scale, float* totals, int64_t ldt) {
+    if (rows == R) tile<R>(weights, count, x, scale, totals, ldt);
+    else if constexpr (R > 1) tile_rest<R - 1>(rows, weights, count, x, scale, totals, ldt);
 }
 
 // One block of inputs (those that share a scale) of a panel, all m rows.
-inline void tile_block(const float* weights, int64_t count, const float* x, int64_t ldx, int64_t m, const Vec* scale,
-                       float* totals, int64_t ldt) {
+template <typename Rows>
+inline void tile_block(const float* weights, int64_t count, Rows x, int64_t m, const Vec* scale, float* totals, int64_t ldt) {
     for (int part = 0; part < kPanelVecs; part += kTileVecs) {
         const int offset = part * kLanes;
         int64_t r = 0;
         for (; r + kTileRows <= m; r += kTileRows)
-            tile<kTileRows>(weights + offset, count, x + r * ldx, ldx, scale + part, totals + r * ldt + offset, ldt);
-        if (r < m)
-            tile_rest<kTileRows>(m - r, weights + offset, count, x + r * ldx, ldx, scale + part, totals + r * ldt + offset, ldt);
+            tile<kTileRows>(weights + offset, count, x.rows(r), scale + part, totals + r * ldt + offset, ldt);
+        if (r < m) tile_rest<kTileRows>(m - r, weights + offset, count, x.rows(r), scale + part, totals + r * ldt + offset, ldt);
     }
 }
 
-// Inputs first .. first + count (count <= 128) of one panel, all m rows.
-inline void tile_span(const Matrix& w, int64_t panel, int64_t first, int64_t count, const float* x, int64_t ldx, int64_t m,
-                      float* totals, int64_t ldt, float* weights) {
+// Inputs first .. first + count (count <= 128) of one panel, all m rows; x starts at input `first`.
+inline void tile_span(const Matrix& w, int64_t panel, int64_t first, int64_t count, RowGroups x, int64_t m, float* totals,
+                      int64_t ldt, float* weights) {
     Vec scale[kPanelVecs];
     const uint8_t* codes = w.panel_codes(panel);
     switch (w.format) {
@@ -224,36 +237,47 @@ inline void tile_span(const Matrix& w, int64_t panel, int64_t first, int64_t cou
             if (w.format == Format::f32) unpack_f32(reinterpret_cast<const float*>(codes) + first * kPanel, count, weights);
             else unpack_bf16(reinterpret_cast<const uint16_t*>(codes) + first * kPanel, count, weights);
             for (int i = 0; i < kPanelVecs; ++i) scale[i] = set1(1.0f);
-            tile_block(weights, count, x + first, ldx, m, scale, totals, ldt);
+            tile_block(weights, count, x, m, scale, totals, ldt);
             break;
         case Format::fp8:
             unpack_fp8(codes + first * kPanel, count, weights);
             for (int i = 0; i < kPanelVecs; ++i)
                 scale[i] = set1(w.scales[panel * w.blocks() + first / kFp8Block] * kE4m3Factor);
-            tile_block(weights, count, x + first, ldx, m, scale, totals, ldt);
+            tile_block(weights, count, x, m, scale, totals, ldt);
             break;
         case Format::mxfp4:
             unpack_fp4(reinterpret_cast<const uint32_t*>(codes) + first / 8 * kPanel, count, weights);
             for (int64_t k = 0; k < count; k += kMxBlock) {
                 const uint8_t* exponents = w.exponents + (panel * w.blocks() + (first + k) / kMxBlock) * kPanel;
                 for (int i = 0; i < kPanelVecs; ++i) scale[i] = load_e8m0(exponents + i * kLanes);
-                tile_block(weights + k * kPanel, kMxBlock, x + first + k, ldx, m, scale, totals, ldt);
+                tile_block(weights + k * kPanel, kMxBlock, RowGroups{x.x + k * kTileRows, x.stride}, m, scale, totals, ldt);
             }
             break;
     }
 }
 
-constexpr int64_t kRowBlock = 192, kInputBlock = 1024;  // kRowBlock * kInputBlock floats stay in the second-level cache
+constexpr int64_t kRowGroups = 192 / kTileRows;                            // of one round
+constexpr int64_t kRowBlock = kRowGroups * kTileRows, kInputBlock = 768;  // their floats stay in the second-level cache
+
+inline void interleave(const float* x, int64_t ldx, int64_t rows, int64_t count, float* out) {
+    for (int64_t group = 0; group < rows; group += kTileRows, out += kInputBlock * kTileRows) {
+        const int64_t height = rows - group < kTileRows ? rows - group : kTileRows;
+        for (int64_t r = 0; r < height; ++r)
+            for (int64_t k = 0; k < count; ++k) out[k * kTileRows + r] = x[(group + r) * ldx + k];
+    }
+}
 
 void linear_blocked(const Matrix& w, const float* x, int64_t ldx, int64_t m, float* out, int64_t ldo, int64_t begin,
                     int64_t end, float* scratch) {
-    float* weights = scratch;                      // [128][32]
-    float* edge = scratch + kFp8Block * kPanel;    // [kRowBlock][32], of a panel that is not full
+    float* weights = scratch;                    // [128][32]
+    float* edge = weights + kFp8Block * kPanel;  // [kRowBlock][32], of a panel that is not full
+    float* groups = edge + kRowBlock * kPanel;   // [kRowGroups][kInputBlock][kTileRows]
     const int64_t inputs = w.format == Format::mxfp4 ? w.k_padded : w.k;
     for (int64_t row = 0; row < m; row += kRowBlock) {
         const int64_t rows = m - row < kRowBlock ? m - row : kRowBlock;
         for (int64_t outer = 0; outer < inputs; outer += kInputBlock) {
             const int64_t outer_end = outer + kInputBlock < inputs ? outer + kInputBlock : inputs;
+            interleave(x + row * ldx + outer, ldx, rows, outer_end - outer, groups);
             for (int64_t panel = begin; panel < end; ++panel) {
                 const int64_t width = w.n - panel * kPanel < kPanel ? w.n - panel * kPanel : kPanel;
                 float* target = out + row * ldo + panel * kPanel;
@@ -269,7 +293,8 @@ void linear_blocked(const Matrix& w, const float* x, int64_t ldx, int64_t m, flo
                 }
                 for (int64_t first = outer; first < outer_end; first += kFp8Block) {
                     const int64_t count = outer_end - first < kFp8Block ? outer_end - first : kFp8Block;
-                    tile_span(w, panel, first, count, x + row * ldx, ldx, rows, totals, ldt, weights);
+                    const RowGroups block = {groups + (first - outer) * kTileRows, kInputBlock * kTileRows};
+                    tile_span(w, panel, first, count, block, rows, totals, ldt, weights);
                 }
                 if (width != kPanel)
                     for (int64_t r = 0; r < rows; ++r)
@@ -293,7 +318,9 @@ void linear(const Matrix& w, const float* x, int64_t ldx, int64_t m, float* out,
 }
 
 int64_t linear_scratch_bytes(const Matrix&, int64_t m) {
-    return m <= kDirectRows ? 0 : static_cast<int64_t>(sizeof(float)) * kPanel * (kFp8Block + kRowBlock);
+    if (m <= kDirectRows) return 0;
+    const int64_t groups = m < kRowBlock ? (m + kTileRows - 1) / kTileRows : kRowGroups;
+    return static_cast<int64_t>(sizeof(float)) * (kPanel * (kFp8Block + kRowBlock) + groups * kInputBlock * kTileRows);
 }
 
 void unpack(const Matrix& w, int64_t panel, float* out) {

@@ -43,6 +43,31 @@ inline Vec load_bf16(const uint16_t* p) {
     const __m128i words = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(words), 16))};
 }
+inline Vec load_pairs(const uint16_t* p) {
+    return {_mm256_castsi256_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+inline Vec even_bf16(Vec pairs) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pairs.v), 16))}; }
+inline Vec odd_bf16(Vec pairs) {
+    return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(pairs.v), _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+inline void transpose(Vec* rows) {
+    __m256 a[kLanes];
+    for (int i = 0; i < kLanes; i += 2) {
+        a[i] = _mm256_unpacklo_ps(rows[i].v, rows[i + 1].v);
+        a[i + 1] = _mm256_unpackhi_ps(rows[i].v, rows[i + 1].v);
+    }
+    __m256 b[kLanes];  // b[4 g + c]: in half q, column 4 q + c of rows 4 g .. 4 g + 3
+    for (int i = 0; i < kLanes; i += 4) {
+        b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44);
+        b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xee);
+        b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+        b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+    }
+    for (int c = 0; c < 4; ++c) {
+        rows[c] = {_mm256_permute2f128_ps(b[c], b[4 + c], 0x20)};
+        rows[4 + c] = {_mm256_permute2f128_ps(b[c], b[4 + c], 0x31)};
+    }
+}
 inline void store_bf16(uint16_t* p, Vec a) {
     const __m256i bits = _mm256_castps_si256(a.v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
@@ -86,6 +111,8 @@ inline Vec load_e8m0(const uint8_t* p) {
 }
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+// For later: into the second-level cache.
+inline void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
 }  // namespace
 }  // namespace deepground

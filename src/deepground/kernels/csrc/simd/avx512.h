@@ -29,7 +29,7 @@ inline float maximum(Vec a) { return _mm512_reduce_max_ps(a.v); }
 inline Vec round_even(Vec a) {
     return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
-// 2^n for whole n in [-126, 127].
+// 2^n for whole n in [-127, 127]; 0 at -127.
 inline Vec pow2(Vec n) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
 }
@@ -37,6 +37,36 @@ inline Vec pow2(Vec n) {
 inline Vec load_bf16(const uint16_t* p) {
     const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16))};
+}
+// Pairs of bf16 as they lie in memory, and the floats of their first and second halves.
+inline Vec load_pairs(const uint16_t* p) { return {_mm512_castsi512_ps(_mm512_loadu_si512(p))}; }
+inline Vec even_bf16(Vec pairs) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pairs.v), 16))}; }
+inline Vec odd_bf16(Vec pairs) {
+    return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(pairs.v), _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+// rows[i][j] <-> rows[j][i], bits untouched.
+inline void transpose(Vec* rows) {
+    __m512 a[kLanes];
+    for (int i = 0; i < kLanes; i += 2) {
+        a[i] = _mm512_unpacklo_ps(rows[i].v, rows[i + 1].v);
+        a[i + 1] = _mm512_unpackhi_ps(rows[i].v, rows[i + 1].v);
+    }
+    __m512 b[kLanes];  // b[4 g + c]: in quarter q, column 4 q + c of rows 4 g .. 4 g + 3
+    for (int i = 0; i < kLanes; i += 4) {
+        b[i] = _mm512_shuffle_ps(a[i], a[i + 2], 0x44);
+        b[i + 1] = _mm512_shuffle_ps(a[i], a[i + 2], 0xee);
+        b[i + 2] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+        b[i + 3] = _mm512_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+    }
+    for (int c = 0; c < 4; ++c) {
+        const __m512 even_low = _mm512_shuffle_f32x4(b[c], b[4 + c], 0x88), odd_low = _mm512_shuffle_f32x4(b[c], b[4 + c], 0xdd);
+        const __m512 even_high = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0x88);
+        const __m512 odd_high = _mm512_shuffle_f32x4(b[8 + c], b[12 + c], 0xdd);
+        rows[c] = {_mm512_shuffle_f32x4(even_low, even_high, 0x88)};
+        rows[4 + c] = {_mm512_shuffle_f32x4(odd_low, odd_high, 0x88)};
+        rows[8 + c] = {_mm512_shuffle_f32x4(even_low, even_high, 0xdd)};
+        rows[12 + c] = {_mm512_shuffle_f32x4(odd_low, odd_high, 0xdd)};
+    }
 }
 // To nearest, ties to even; NaN stays NaN.
 inline void store_bf16(uint16_t* p, Vec a) {
@@ -78,6 +108,8 @@ inline Vec load_e8m0(const uint8_t* p) {
 }
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+// For later: into the second-level cache.
+inline void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
 }  // namespace
 }  // namespace deepground

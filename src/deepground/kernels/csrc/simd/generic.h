@@ -54,6 +54,25 @@ inline Vec pow2(Vec n) {
 inline Vec load_bf16(const uint16_t* p) {
     return make([&](int i) { return bits_to_float(static_cast<uint32_t>(p[i]) << 16); });
 }
+inline Vec load_pairs(const uint16_t* p) {
+    Vec out;
+    memcpy(out.v, p, sizeof out.v);
+    return out;
+}
+inline Vec even_bf16(Vec pairs) {
+    return make([&](int i) { return bits_to_float(float_to_bits(pairs.v[i]) << 16); });
+}
+inline Vec odd_bf16(Vec pairs) {
+    return make([&](int i) { return bits_to_float(float_to_bits(pairs.v[i]) & 0xffff0000u); });
+}
+inline void transpose(Vec* rows) {
+    for (int i = 0; i < kLanes; ++i)
+        for (int j = 0; j < i; ++j) {
+            const float x = rows[i].v[j];
+            rows[i].v[j] = rows[j].v[i];
+            rows[j].v[i] = x;
+        }
+}
 inline void store_bf16(uint16_t* p, Vec a) {
     for (int i = 0; i < 4; ++i) {
         const uint32_t bits = float_to_bits(a.v[i]);
@@ -86,6 +105,7 @@ inline Vec load_e8m0(const uint8_t* p) {
     return make([&](int i) { return bits_to_float(p[i] ? static_cast<uint32_t>(p[i]) << 23 : 0x400000u); });
 }
 inline void prefetch(const void*) {}
+inline void prefetch_far(const void*) {}
 
 }  // namespace
 }  // namespace deepground

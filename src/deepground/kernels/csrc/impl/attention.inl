@@ -1,0 +1,268 @@
+// Attention over cached keys and values (attention_task.h), written once over the vector type.
+//
+// Scores (rows, 64 keys) are products over key_dim with the block's keys as columns, mixes (rows, value_dim) products over
+// the block's keys with its values as they lie. Both go by panels of 32 columns, brought to floats just before they are
+// used, so that they are used from the first-level cache.
+
+namespace deepground {
+namespace {
+
+inline float infinity() { return __builtin_inff(); }
+
+inline float vexp1(float x) {
+    float lanes[kLanes];
+    store(lanes, vexp(set1(x)));
+    return lanes[0];
+}
+
+// Cache rows of one element type.
+template <typename Code>
+struct CodeVec;
+template <>
+struct CodeVec<float> {
+    static constexpr int kCodes = kLanes;  // codes of one key that a transposed square of keys and words covers
+    static inline Vec load_words(const float* p) { return load(p); }
+    static inline Vec load_values(const float* p) { return load(p); }
+    static inline float value(float code) { return code; }
+    static inline void store_words(Vec words, int64_t word, float* out) { store(out + word * kPanel, words); }
+};
+template <>
+struct CodeVec<uint16_t> {
+    static constexpr int kCodes = 2 * kLanes;  // two codes are transposed as one word
+    static inline Vec load_words(const uint16_t* p) { return load_pairs(p); }
+    static inline Vec load_values(const uint16_t* p) { return load_bf16(p); }
+    static inline float value(uint16_t code) {
+        const uint32_t bits = static_cast<uint32_t>(code) << 16;
+        float x;
+        __builtin_memcpy(&x, &bits, sizeof x);
+        return x;
+    }
+    static inline void store_words(Vec words, int64_t word, float* out) {
+        store(out + 2 * word * kPanel, even_bf16(words));
+        store(out + (2 * word + 1) * kPanel, odd_bf16(words));
+    }
+};
+
+// Where the keys or values of one block lie, and those of the next, which are fetched meanwhile.
+template <typename Code>
+struct BlockRows {
+    const Code *row[kKeyBlock], *next[kKeyBlock];
+
+    // Places behind the last key repeat it: nothing looks at their scores.
+    BlockRows(const CacheView& view, const int64_t* slots, int64_t first, int64_t end) {
+        for (int64_t i = 0; i < kKeyBlock; ++i) {
+            const int64_t here = first + i < end ? first + i : end - 1, there = here + kKeyBlock < end ? here + kKeyBlock : end - 1;
+            row[i] = static_cast<const Code*>(view.data) + slots[here] * view.width;
+            next[i] = static_cast<const Code*>(view.data) + slots[there] * view.width;
+        }
+    }
+};
+
+// 32 keys as columns: [dim][32].
+template <typename Code>
+inline void pack_keys(const BlockRows<Code>& rows, int64_t first, int64_t dim, float* out) {
+    using Codes = CodeVec<Code>;
+    for (int64_t group = 0; group < kPanel; group += kLanes) {
+        const Code *const *row = rows.row + first + group, *const *next = rows.next + first + group;
+        int64_t d = 0;
+        for (; d + Codes::kCodes <= dim; d += Codes::kCodes) {
+            Vec words[kLanes];
+            for (int i = 0; i < kLanes; ++i) {
+                words[i] = Codes::load_words(row[i] + d);
+                prefetch_far(next[i] + d);
+            }
+            transpose(words);
+            for (int i = 0; i < kLanes; ++i) Codes::store_words(words[i], i, out + d * kPanel + group);
+        }
+        for (; d < dim; ++d)
+            for (int i = 0; i < kLanes; ++i) out[d * kPanel + group + i] = Codes::value(row[i][d]);
+    }
+}
+
+// Up to 32 columns of the first `count` values, from column d on: [key][32], zeros behind dim.
+template <typename Code>
+inline void pack_values(const BlockRows<Code>& rows, int64_t count, int64_t d, int64_t dim, float* out) {
+    using Codes = CodeVec<Code>;
+    for (int64_t key = 0; key < count; ++key, out += kPanel) {
+        const Code* row = rows.row[key] + d;
+        if (d + kPanel <= dim) {
+            prefetch_far(rows.next[key] + d);
+            for (int i = 0; i < kPanel; i += kLanes) store(out + i, Codes::load_values(row + i));
+        } else {
+            for (int64_t i = 0; i < kPanel; ++i) out[i] = d + i < dim ? Codes::value(row[i]) : 0.0f;
+        }
+    }
+}
+
+// What a product multiplies with: `count` rows of 32 columns.
+struct Panel {
+    const float* values;
+    inline Vec column(int64_t k, int64_t i) const { return load(values + k * kPanel + i); }
+    inline void fetch(int64_t) const {}
+};
+template <typename Code>
+struct CachePanel {  // values as they lie in the cache
+    const BlockRows<Code>& rows;
+    int64_t d;
+    inline Vec column(int64_t k, int64_t i) const { return CodeVec<Code>::load_values(rows.row[k] + d + i); }
+    inline void fetch(int64_t k) const { prefetch_far(rows.next[k] + d); }
+};
+
+// out[r][32] = scale * (x[r][..count] times panel), or added to out where kAdd; each sum over k in order, from zero.
+template <int R, bool kAdd, typename Source>
+inline void product_tile(const Source& panel, int64_t part, int64_t count, const float* x, int64_t ldx, Vec scale, float* out,
+                         int64_t ldo) {
+    Vec sums[R][kTileVecs];
+    for (int r = 0; r < R; ++r)
+        for (int i = 0; i < kTileVecs; ++i) sums[r][i] = zero();
+    for (int64_t k = 0; k < count; ++k) {
+        panel.fetch(k);
+        Vec column[kTileVecs];
+        for (int i = 0; i < kTileVecs; ++i) column[i] = panel.column(k, part + i * kLanes);
+        for (int r = 0; r < R; ++r) {
+            const Vec factor = set1(x[r * ldx + k]);
+            for (int i = 0; i < kTileVecs; ++i) sums[r][i] = fma(factor, column[i], sums[r][i]);
+        }
+    }
+    for (int r = 0; r < R; ++r)
+        for (int i = 0; i < kTileVecs; ++i) {
+            float* place = out + r * ldo + part + i * kLanes;
+            store(place, kAdd ? add(load(place), sums[r][i]) : mul(scale, sums[r][i]));
+        }
+}
+
+template <int R, bool kAdd, typename Source>
+inline void product_rows(int64_t rows, const Source& panel, int64_t part, int64_t count, const float* x, int64_t ldx, Vec scale,
+                         float* out, int64_t ldo) {
+    if (rows == R) product_tile<R, kAdd>(panel, part, count, x, ldx, scale, out, ldo);
+    else if constexpr (R > 1) product_rows<R - 1, kAdd>(rows, panel, part, count, x, ldx, scale, out, ldo);
+}
+
+// All rows, in tiles of like size, and all 32 columns.
+template <bool kAdd, typename Source>
+inline void product(const Source& panel, int64_t count, const float* x, int64_t ldx, int64_t rows, Vec scale, float* out, int64_t ldo) {
+    const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+    for (int64_t part = 0; part < kPanel; part += kTileVecs * kLanes)
+        for (int64_t tile = 0; tile < tiles; ++tile) {
+            const int64_t begin = rows * tile / tiles, end = rows * (tile + 1) / tiles;
+            product_rows<kTileRows, kAdd>(end - begin, panel, part, count, x + begin * ldx, ldx, scale, out + begin * ldo, ldo);
+        }
+}
+
+// One row's scores to weights in place, its state's maximum, sum and units to match. Keys from `visible` on get 0.
+inline void soften(float* scores, int64_t visible, float* state, int64_t mix) {
+    constexpr int kVecs = static_cast<int>(kKeyBlock) / kLanes;
+    for (int64_t i = visible; i < kKeyBlock; ++i) scores[i] = -infinity();
+    float &maximum_so_far = state[mix], &sum_so_far = state[mix + 1];
+    Vec largest = set1(maximum_so_far);
+    for (int i = 0; i < kVecs; ++i) largest = vmax(load(scores + i * kLanes), largest);
+    const float top = maximum(largest);
+    if (top != maximum_so_far) {
+        const float factor = vexp1(maximum_so_far - top);
+        for (int64_t i = 0; i < mix; i += kLanes) store(state + i, mul(load(state + i), set1(factor)));
+        sum_so_far *= factor;
+        maximum_so_far = top;
+    }
+    const Vec base = set1(top == -infinity() ? 0.0f : top);
+    Vec total = zero();
+    for (int i = 0; i < kVecs; ++i) {
+        const Vec weight = vexp(sub(load(scores + i * kLanes), base));
+        store(scores + i * kLanes, weight);
+        total = add(total, weight);
+    }
+    sum_so_far += sum(total);
+}
+
+// Where the parts of a task's scratch begin, in floats; each a multiple of a line.
+struct AttentionScratch {
+    int64_t scores, panel, end;  // the queries come first; a panel of keys or values
+    explicit AttentionScratch(const AttentionTask& task) {
+        const int64_t rows = task.row_end - task.row_begin;
+        scores = (rows * task.key_dim + 15) / 16 * 16;
+        panel = scores + rows * kKeyBlock;
+        end = panel + kPanel * (task.key_dim > kKeyBlock ? task.key_dim : kKeyBlock);
+    }
+};
+
+int64_t attention_scratch_bytes(const AttentionTask& task) {
+    return AttentionScratch(task).end * static_cast<int64_t>(sizeof(float));
+}
+
+// Rows first_row .. rows against the keys first .. end of one block.
+template <typename Code>
+inline void attend_block(const AttentionTask& task, float* memory, int64_t first, int64_t split_end, int64_t first_row, float* states) {
+    const AttentionScratch at(task);
+    const int64_t count = split_end - first < kKeyBlock ? split_end - first : kKeyBlock;
+    const int64_t rows = task.row_end - task.row_begin - first_row;
+    const int64_t mix = state_mix(task.value_dim), stride = state_stride(task.value_dim);
+    float *scores = memory + at.scores + first_row * kKeyBlock, *state = states + first_row * stride, *panel = memory + at.panel;
+    const BlockRows<Code> keys(task.keys, task.slots, first, split_end), values(task.values, task.slots, first, split_end);
+    for (int64_t key = 0; key < count; key += kPanel) {
+        pack_keys(keys, key, task.key_dim, panel);
+        product<false>(Panel{panel}, task.key_dim, memory + first_row * task.key_dim, task.key_dim, rows, set1(task.scale), scores + key,
+                       kKeyBlock);
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+        const int64_t token = (task.row_begin + first_row + row) / task.heads;
+        const int64_t seen = task.context + token + 1 - first;
+        soften(scores + row * kKeyBlock, seen < count ? seen : count, state + row * stride, mix);
+    }
+    for (int64_t d = 0; d < task.value_dim; d += kPanel) {
+        if (rows <= kTileRows && d + kPanel <= task.value_dim) {  // each value is used once: not worth bringing to floats before
+            product<true>(CachePanel<Code>{values, d}, count, scores, kKeyBlock, rows, set1(1.0f), state + d, stride);
+        } else {
+            pack_values(values, count, d, task.value_dim, panel);
+            product<true>(Panel{panel}, count, scores, kKeyBlock, rows, set1(1.0f), state + d, stride);
+        }
+    }
+}
+
+template <typename Code>
+void attend_split(const AttentionTask& task, int64_t split, float* states, float* memory) {
+    const int64_t last_token = (task.row_end - 1) / task.heads, end = task.context + last_token + 1;
+    const int64_t split_end = (split + 1) * kKeySplit < end ? (split + 1) * kKeySplit : end;
+    for (int64_t first = split * kKeySplit; first < split_end; first += kKeyBlock) {
+        const int64_t first_token = first - task.context;  // that sees position `first`
+        const int64_t skipped = first_token * task.heads - task.row_begin;
+        attend_block<Code>(task, memory, first, split_end, skipped > 0 ? skipped : 0, states);
+    }
+}
+
+void attend(const AttentionTask& task, int64_t split, float* states, void* scratch) {
+    float* memory = static_cast<float*>(scratch);
+    const int64_t mix = state_mix(task.value_dim), stride = state_stride(task.value_dim);
+    for (int64_t row = task.row_begin; row < task.row_end; ++row) {
+        float* state = states + (row - task.row_begin) * stride;
+        for (int64_t i = 0; i < mix; i += kLanes) store(state + i, zero());
+        state[mix] = -infinity();
+        state[mix + 1] = 0.0f;
+        const float* query = task.q + row / task.heads * task.q_token + row % task.heads * task.q_head;
+        float* copy = memory + (row - task.row_begin) * task.key_dim;
+        for_vectors(task.key_dim, [&](int64_t i, int64_t count) { store_any(copy + i, load_any(query + i, count), count); });
+    }
+    if (task.keys.bf16) attend_split<uint16_t>(task, split, states, memory);
+    else attend_split<float>(task, split, states, memory);
+}
+
+void merge_states(float* states, const float* others, int64_t rows, int64_t value_dim) {
+    const int64_t mix = state_mix(value_dim), stride = state_stride(value_dim);
+    for (int64_t row = 0; row < rows; ++row, states += stride, others += stride) {
+        if (others[mix + 1] == 0.0f) continue;  // sees nothing of that split
+        const float top = others[mix] > states[mix] ? others[mix] : states[mix];
+        const float ours = vexp1(states[mix] - top), theirs = vexp1(others[mix] - top);
+        for (int64_t i = 0; i < mix; i += kLanes)
+            store(states + i, fma(load(states + i), set1(ours), mul(load(others + i), set1(theirs))));
+        states[mix + 1] = states[mix + 1] * ours + others[mix + 1] * theirs;
+        states[mix] = top;
+    }
+}
+
+void finish_state(const float* state, int64_t value_dim, float* out) {
+    const Vec total = set1(state[state_mix(value_dim) + 1]);
+    for_vectors(value_dim, [&](int64_t i, int64_t count) { store_any(out + i, div(load(state + i), total), count); });
+}
+
+constexpr AttentionKernels kAttention = {attention_scratch_bytes, attend, merge_states, finish_state};
+
+}  // namespace
+}  // namespace deepground

@@ -1,0 +1,332 @@
+// Linear maps over the pairs layout (matrix.h) with BF16 dot products, written once over `dot` and `round_pairs`.
+//
+// Activations are rounded to BF16. As in linear.inl every output is the sum over blocks of inputs (128, MXFP4: 32) of the
+// block's scale times the block's products, each block summed in order from zero, whatever the number of rows.
+//
+// Legend: m rows of x, R rows of one inner loop.
+
+namespace deepground {
+namespace {
+
+static_assert(kPanelVecs == 2, "a line of pairs is half a panel");
+
+// The 32 inputs at `from`, of which `left` exist; zeros for the others.
+inline Pairs round_inputs(const float* from, int64_t left) {
+    if (left >= 2 * kLanes) return round_pairs(load(from), load(from + kLanes));
+    float part[2 * kLanes] = {};
+    for (int64_t j = 0; j < left; ++j) part[j] = from[j];
+    return round_pairs(load(part), load(part + kLanes));
+}
+
+// Inputs first .. first + count (a multiple of 32) of rows, zeros behind k: [rows][ldo].
+inline void round_rows(const float* x, int64_t ldx, int64_t rows, int64_t first, int64_t count, int64_t k, uint16_t* out,
+                       int64_t ldo) {
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t i = 0; i < count; i += 2 * kLanes)
+            store_line(out + r * ldo + i, round_inputs(x + r * ldx + first + i, k - first - i));
+}
+
+// Where a panel's outputs are summed: in place, or in `edge` ([][32]) where whole rows would not fit in the output.
+struct Totals {
+    float* rows;
+    int64_t stride;
+
+    Totals(float* out, int64_t ldo, int64_t count, int64_t width, bool in_place, float* edge, bool fresh)
+        : rows(in_place ? out : edge), stride(in_place ? ldo : kPanel), out_(out), ldo_(ldo), count_(count), width_(width) {
+        for (int64_t r = 0; r < count; ++r) {
+            if (fresh)
+                for (int i = 0; i < kPanelVecs; ++i) store(rows + r * stride + i * kLanes, zero());
+            else if (!in_place)
+                for (int64_t i = 0; i < width; ++i) rows[r * stride + i] = out[r * ldo + i];
+        }
+    }
+    // Puts the sums where they belong.
+    void finish() const {
+        if (rows == out_) return;
+        for (int64_t r = 0; r < count_; ++r)
+            for (int64_t i = 0; i < width_; ++i) out_[r * ldo_ + i] = rows[r * stride + i];
+    }
+
+  private:
+    float* out_;
+    int64_t ldo_, count_, width_;
+};
+
+template <int R>
+inline void dot_rows(const Pairs* weights, const uint16_t* x, int64_t ldx, Vec (*sums)[kPanelVecs]) {
+    for (int r = 0; r < R; ++r) {
+        const Pairs activations = broadcast_line(x + r * ldx);
+        for (int i = 0; i < kPanelVecs; ++i) sums[r][i] = dot(sums[r][i], activations, weights[i]);
+    }
+}
+
+template <int R>
+inline void add_block(const Vec (*sums)[kPanelVecs], const Vec* scale, Vec (*totals)[kPanelVecs]) {
+    for (int r = 0; r < R; ++r)
+        for (int i = 0; i < kPanelVecs; ++i) totals[r][i] = fma(sums[r][i], scale[i], totals[r][i]);
+}
+
+// ---- few rows: weights are unpacked in registers ---------------------------------------------------------------
+
+template <int R>
+inline void direct_pairs_bf16(const Matrix& w, int64_t panel, const uint16_t* x, int64_t ldx, Vec (*totals)[kPanelVecs]) {
+    const uint16_t* codes = reinterpret_cast<const uint16_t*>(w.panel_codes(panel));
+    const Vec one[kPanelVecs] = {set1(1.0f), set1(1.0f)};
+    for (int64_t first = 0; first < w.k_padded; first += kFp8Block) {
+        const int64_t last = first + kFp8Block < w.k_padded ? first + kFp8Block : w.k_padded;
+        Vec sums[R][kPanelVecs];
+        clear<R>(sums);
+        for (int64_t k = first; k < last; k += 2) {
+            prefetch(codes + k * kPanel + kPrefetchBytes / 2);
+            prefetch(codes + k * kPanel + kPrefetchBytes / 2 + kPanel);
+            const Pairs weights[kPanelVecs] = {load_line(codes + k * kPanel), load_line(codes + (k + 1) * kPanel)};
+            dot_rows<R>(weights, x + k, ldx, sums);
+        }
+        add_block<R>(sums, one, totals);
+    }
+}
+
+template <int R>
+inline void direct_pairs_fp8(const Matrix& w, int64_t panel, const uint16_t* x, int64_t ldx, Vec (*totals)[kPanelVecs]) {
+    const uint8_t* codes = w.panel_codes(panel);
+    const float* scales = w.scales + panel * w.blocks();
+    const E4m3Tables tables = e4m3_tables(0);
+    for (int64_t first = 0; first < w.k_padded; first += kFp8Block) {
+        const int64_t last = first + kFp8Block < w.k_padded ? first + kFp8Block : w.k_padded;
+        Vec sums[R][kPanelVecs];
+        clear<R>(sums);
+        for (int64_t k = first; k < last; k += 2) {
+            prefetch(codes + k * kPanel + kPrefetchBytes);
+            Pairs weights[kPanelVecs];
+            e4m3_pairs(codes + k * kPanel, tables, weights);
+            dot_rows<R>(weights, x + k, ldx, sums);
+        }
+        const Vec scale[kPanelVecs] = {set1(*scales), set1(*scales)};
+        ++scales;
+        add_block<R>(sums, scale, totals);
+    }
+}
+
+template <int R, int kPair>
+inline void direct_pairs_fp4_step(const __m512i* words, __m512i table, const uint16_t* x, int64_t ldx, Vec (*sums)[kPanelVecs]) {
+    const Pairs weights[kPanelVecs] = {fp4_pairs<kPair>(words[0], table), fp4_pairs<kPair>(words[1], table)};
+    dot_rows<R>(weights, x + 2 * kPair, ldx, sums);
+}
+
+template <int R>
+inline void direct_pairs_mxfp4(const Matrix& w, int64_t panel, const uint16_t* x, int64_t ldx, Vec (*totals)[kPanelVecs]) {
+    const uint32_t* codes = reinterpret_cast<const uint32_t*>(w.panel_codes(panel));
+    const uint8_t* exponents = w.exponents + panel * w.blocks() * kPanel;
+    const __m512i table = e2m1_table();
+    for (int64_t first = 0; first < w.k_padded; first += kMxBlock, exponents += kPanel) {
+        Vec sums[R][kPanelVecs];
+        clear<R>(sums);
+        for (int64_t k = first; k < first + kMxBlock; k += 8, codes += kPanel) {
+            prefetch(codes + kPrefetchBytes / 4);
+            prefetch(codes + kPrefetchBytes / 4 + kLanes);
+            const __m512i words[kPanelVecs] = {_mm512_loadu_si512(codes), _mm512_loadu_si512(codes + kLanes)};
+            direct_pairs_fp4_step<R, 0>(words, table, x + k, ldx, sums);
+            direct_pairs_fp4_step<R, 1>(words, table, x + k, ldx, sums);
+            direct_pairs_fp4_step<R, 2>(words, table, x + k, ldx, sums);
+            direct_pairs_fp4_step<R, 3>(words, table, x + k, ldx, sums);
+        }
+        const Vec scale[kPanelVecs] = {load_e8m0(exponents), load_e8m0(exponents + kLanes)};
+        add_block<R>(sums, scale, totals);
+    }
+}
+
+template <int R>
+void direct_pairs(const Matrix& w, const uint16_t* x, int64_t ldx, float* out, int64_t ldo, int64_t begin, int64_t end) {
+    for (int64_t panel = begin; panel < end; ++panel) {
+        Vec totals[R][kPanelVecs];
+        clear<R>(totals);
+        if (w.format == Format::bf16) direct_pairs_bf16<R>(w, panel, x, ldx, totals);
+        else if (w.format == Format::fp8) direct_pairs_fp8<R>(w, panel, x, ldx, totals);
+        else direct_pairs_mxfp4<R>(w, panel, x, ldx, totals);
+        const int64_t left = w.n - panel * kPanel;
+        for (int r = 0; r < R; ++r) store_panel(totals[r], out + r * ldo + panel * kPanel, left < kPanel ? left : kPanel);
+    }
+}
+
+template <int R>
+inline void direct_pairs_rest(int64_t rows, const Matrix& w, const uint16_t* x, int64_t ldx, float* out, int64_t ldo,
+                              int64_t begin, int64_t end) {
+    if (rows == R) direct_pairs<R>(w, x, ldx, out, ldo, begin, end);
+    else if constexpr (R > 1) direct_pairs_rest<R - 1>(rows, w, x, ldx, out, ldo, begin, end);
+}
+
+// ---- many rows: a block of weights is unpacked once into the first-level cache ---------------------------------
+
+// Inputs of one panel as BF16 pairs, [count/2][32][2], without scales. count: a multiple of 32.
+inline void unpack_pairs_fp8(const uint8_t* codes, int64_t count, const E4m3Tables& tables, uint16_t* out) {
+    for (int64_t k = 0; k < count; k += 2) {
+        Pairs pairs[kPanelVecs];
+        e4m3_pairs(codes + k * kPanel, tables, pairs);
+        store_line(out + k * kPanel, pairs[0]);
+        store_line(out + (k + 1) * kPanel, pairs[1]);
+    }
+}
+
+inline void unpack_pairs_fp4(const uint32_t* codes, int64_t count, uint16_t* out) {
+    const __m512i table = e2m1_table();
+    for (int64_t k = 0; k < count; k += 8, codes += kPanel)
+        for (int i = 0; i < kPanelVecs; ++i) {
+            const __m512i words = _mm512_loadu_si512(codes + i * kLanes);
+            uint16_t* line = out + (k + i) * kPanel;
+            store_line(line, fp4_pairs<0>(words, table));
+            store_line(line + 2 * kPanel, fp4_pairs<1>(words, table));
+            store_line(line + 4 * kPanel, fp4_pairs<2>(words, table));
+            store_line(line + 6 * kPanel, fp4_pairs<3>(words, table));
+        }
+}
+
+// totals[r][32] += scale * sum over inputs of x[r] * weights, for R rows.
+template <int R>
+inline void tile_pairs(const uint16_t* weights, int64_t count, const uint16_t* x, int64_t ldx, const Vec* scale, float* totals,
+                       int64_t ldt) {
+    Vec sums[R][kPanelVecs];
+    clear<R>(sums);
+    for (int64_t k = 0; k < count; k += 2) {
+        const Pairs line[kPanelVecs] = {load_line(weights + k * kPanel), load_line(weights + (k + 1) * kPanel)};
+        dot_rows<R>(line, x + k, ldx, sums);
+    }
+    for (int r = 0; r < R; ++r)
+        for (int i = 0; i < kPanelVecs; ++i) {
+            float* total = totals + r * ldt + i * kLanes;
+            store(total, fma(sums[r][i], scale[i], load(total)));
+        }
+}
+
+template <int R>
+inline void tile_pairs_rest(int64_t rows, const uint16_t* weights, int64_t count, const uint16_t* x, int64_t ldx,
+                            const Vec* scale, float* totals, int64_t ldt) {
+    if (rows == R) tile_pairs<R>(weights, count, x, ldx, scale, totals, ldt);
+    else if constexpr (R > 1) tile_pairs_rest<R - 1>(rows, weights, count, x, ldx, scale, totals, ldt);
+}
+
+inline void tile_pairs_block(const uint16_t* weights, int64_t count, const uint16_t* x, int64_t ldx, int64_t m,
+                             const Vec* scale, float* totals, int64_t ldt) {
+    int64_t r = 0;
+    for (; r + kTileRows <= m; r += kTileRows)
+        tile_pairs<kTileRows>(weights, count, x + r * ldx, ldx, scale, totals + r * ldt, ldt);
+    if (r < m) tile_pairs_rest<kTileRows>(m - r, weights, count, x + r * ldx, ldx, scale, totals + r * ldt, ldt);
+}
+
+// Inputs first .. first + count (count <= 128) of one panel, all m rows; x begins at the input `first`.
+inline void span_pairs(const Matrix& w, int64_t panel, int64_t first, int64_t count, const uint16_t* x, int64_t ldx, int64_t m,
+                       float* totals, int64_t ldt, const E4m3Tables& tables, uint16_t* weights) {
+    const uint8_t* codes = w.panel_codes(panel);
+    if (w.format == Format::mxfp4) {
+        unpack_pairs_fp4(reinterpret_cast<const uint32_t*>(codes) + first / 8 * kPanel, count, weights);
+        for (int64_t k = 0; k < count; k += kMxBlock) {
+            const uint8_t* exponents = w.exponents + (panel * w.blocks() + (first + k) / kMxBlock) * kPanel;
+            const Vec scale[kPanelVecs] = {load_e8m0(exponents), load_e8m0(exponents + kLanes)};
+            tile_pairs_block(weights + k * kPanel, kMxBlock, x + k, ldx, m, scale, totals, ldt);
+        }
+        return;
+    }
+    const uint16_t* lines = reinterpret_cast<const uint16_t*>(codes) + first * kPanel;
+    Vec scale[kPanelVecs] = {set1(1.0f), set1(1.0f)};
+    if (w.format == Format::fp8) {
+        unpack_pairs_fp8(codes + first * kPanel, count, tables, weights);
+        lines = weights;
+        for (int i = 0; i < kPanelVecs; ++i) scale[i] = set1(w.scales[panel * w.blocks() + first / kFp8Block]);
+    }
+    tile_pairs_block(lines, count, x, ldx, m, scale, totals, ldt);
+}
+
+// Rows whose rounded inputs stay in the second-level cache.
+constexpr int64_t kPairRows = 192, kPairInputs = 2048;
+
+void pairs_blocked(const Matrix& w, const float* x, int64_t ldx, int64_t m, float* out, int64_t ldo, int64_t begin, int64_t end,
+                   void* scratch) {
+    uint16_t* weights = static_cast<uint16_t*>(scratch);                         // [64][32][2]
+    float* edge = reinterpret_cast<float*>(weights + kFp8Block * kPanel);        // [kPairRows][32]
+    uint16_t* rounded = reinterpret_cast<uint16_t*>(edge + kPairRows * kPanel);  // [kPairRows][kPairInputs]
+    const E4m3Tables tables = e4m3_tables(0);
+    for (int64_t row = 0; row < m; row += kPairRows) {
+        const int64_t rows = m - row < kPairRows ? m - row : kPairRows;
+        for (int64_t outer = 0; outer < w.k_padded; outer += kPairInputs) {
+            const int64_t inputs = w.k_padded - outer < kPairInputs ? w.k_padded - outer : kPairInputs;
+            round_rows(x + row * ldx, ldx, rows, outer, inputs, w.k, rounded, kPairInputs);
+            for (int64_t panel = begin; panel < end; ++panel) {
+                const int64_t width = w.n - panel * kPanel < kPanel ? w.n - panel * kPanel : kPanel;
+                Totals totals(out + row * ldo + panel * kPanel, ldo, rows, width, width == kPanel, edge, outer == 0);
+                for (int64_t first = 0; first < inputs; first += kFp8Block) {
+                    const int64_t count = inputs - first < kFp8Block ? inputs - first : kFp8Block;
+                    span_pairs(w, panel, outer + first, count, rounded + first, kPairInputs, rows, totals.rows, totals.stride,
+                               tables, weights);
+                }
+                totals.finish();
+            }
+        }
+    }
+}
+
+[[maybe_unused]] void linear_pairs(const Matrix& w, const float* x, int64_t ldx, int64_t m, float* out, int64_t ldo, int64_t begin, int64_t end,
+                  void* scratch) {
+    if (!w.pairs) {
+        linear(w, x, ldx, m, out, ldo, begin, end, scratch);
+    } else if (m <= kDirectRows) {
+        uint16_t* rounded = static_cast<uint16_t*>(scratch);
+        round_rows(x, ldx, m, 0, w.k_padded, w.k, rounded, w.k_padded);
+        direct_pairs_rest<kDirectRows>(m, w, rounded, w.k_padded, out, ldo, begin, end);
+    } else {
+        pairs_blocked(w, x, ldx, m, out, ldo, begin, end, scratch);
+    }
+}
+
+[[maybe_unused]] int64_t linear_pairs_scratch_bytes(const Matrix& w, int64_t m) {
+    if (!w.pairs) return linear_scratch_bytes(w, m);
+    return m <= kDirectRows ? 2 * m * w.k_padded : 2 * kFp8Block * kPanel + 4 * kPairRows * kPanel + 2 * kPairRows * kPairInputs;
+}
+
+void unpack_pairs(const Matrix& w, int64_t panel, float* out) {
+    if (!w.pairs) {
+        unpack(w, panel, out);
+        return;
+    }
+    const uint8_t* codes = w.panel_codes(panel);
+    const E4m3Tables tables = e4m3_tables(0);
+    uint16_t lines[kMxBlock * kPanel];
+    for (int64_t first = 0; first < w.k_padded; first += kMxBlock) {
+        const uint16_t* from = lines;
+        Vec scale[kPanelVecs] = {set1(1.0f), set1(1.0f)};
+        if (w.format == Format::bf16) {
+            from = reinterpret_cast<const uint16_t*>(codes) + first * kPanel;
+        } else if (w.format == Format::fp8) {
+            unpack_pairs_fp8(codes + first * kPanel, kMxBlock, tables, lines);
+            for (int i = 0; i < kPanelVecs; ++i) scale[i] = set1(w.scales[panel * w.blocks() + first / kFp8Block]);
+        } else {
+            unpack_pairs_fp4(reinterpret_cast<const uint32_t*>(codes) + first / 8 * kPanel, kMxBlock, lines);
+            for (int i = 0; i < kPanelVecs; ++i)
+                scale[i] = load_e8m0(w.exponents + (panel * w.blocks() + first / kMxBlock) * kPanel + i * kLanes);
+        }
+        for (int64_t k = 0; k < kMxBlock; k += 2)
+            for (int i = 0; i < kPanelVecs; ++i) {
+                const __m512i pairs = load_line(from + (k + i) * kPanel).v;
+                const __m512 low = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+                const __m512 high = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+                store(out + (first + k) * kPanel + i * kLanes, mul({low}, scale[i]));
+                store(out + (first + k + 1) * kPanel + i * kLanes, mul({high}, scale[i]));
+            }
+    }
+}
+
+// What the matrix peak is measured with: two BF16 products and two additions in each lane of a dot product.
+[[maybe_unused]] double peak_flops_pairs(int64_t rounds) {
+    constexpr int kChains = 10;
+    Vec sums[kChains];
+    for (int i = 0; i < kChains; ++i) sums[i] = set1(static_cast<float>(i));
+    const Pairs a = round_pairs(set1(0.5f), set1(0.5f)), b = round_pairs(set1(1e-3f), set1(1e-3f));
+    for (int64_t round = 0; round < rounds; ++round)
+        for (int i = 0; i < kChains; ++i) sums[i] = dot(sums[i], a, b);
+    Vec total = zero();
+    for (int i = 0; i < kChains; ++i) total = add(total, sums[i]);
+    volatile float kept = sum(total);
+    (void)kept;
+    return 4.0 * kLanes * kChains * static_cast<double>(rounds);
+}
+
+}  // namespace
+}  // namespace deepground

@@ -1,0 +1,23 @@
+#include "attention_task.h"
+#include "kernels.h"
+
+#include "simd/avx512.h"
+#include "simd/avx512_bf16.h"
+#include "simd/amx.h"
+
+#include "impl/elementwise.inl"
+#include "impl/linear.inl"
+#include "impl/pairs.inl"
+#include "impl/amx.inl"
+
+namespace deepground {
+extern const AttentionKernels attention_avx512;  // floats, as there
+extern const Kernels kernels_amx;
+const Kernels kernels_amx = {
+    Isa::amx,
+    kLanes,
+    {true, linear_tiles_scratch_bytes, linear_tiles, unpack_pairs},
+    {rms_norm, silu_mul, add_scaled, rope, float_to_bf16, bf16_to_float, read_sum, peak_flops_tiles},
+    &attention_avx512,
+};
+}  // namespace deepground

@@ -1,0 +1,79 @@
+"""Reading a checkpoint once, front to back, without mapping it: what packed loading wants.
+
+A mapped file's pages count as this process's memory for as long as they are mapped, so that a model would be
+there twice. Here a tensor is read into a buffer that the next large one overwrites, while the kernel already
+fetches what comes after it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from deepground.errors import WeightsError
+from deepground.model.tensor_files import DTYPES, Checkpoint, TensorInfo
+
+_SMALL_BYTES = 2**20
+"""Tensors up to this size get memory of their own, as scales must stay while the next tensor is read."""
+_AHEAD_BYTES = 2**27
+"""How far ahead of the reader the kernel is asked to fetch."""
+
+
+class BufferedCheckpoint(Checkpoint):
+    """A checkpoint whose tensors are read, not mapped. A large one stays valid until the next large one is read."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._descriptors: dict[Path, int] = {}
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    def read(self, name: str) -> Tensor:
+        """One tensor; see the class for how long it stays.
+
+        Raises:
+            WeightsError: as `Checkpoint.read`.
+        """
+        info = self.tensors[name]
+        dtype = DTYPES.get(info.dtype)
+        if dtype is None:
+            return super().read(name)  # Refuses it in the words of the mapped reader.
+        size = info.size
+        if size <= _SMALL_BYTES:
+            target = torch.empty(size, dtype=torch.uint8)
+        else:
+            if self._buffer.shape[0] < size:
+                self._buffer = torch.empty(size, dtype=torch.uint8)
+            target = self._buffer[:size]
+        self._fill(target, info, name)
+        return target.view(dtype).view(info.shape)
+
+    def _fill(self, target: Tensor, info: TensorInfo, name: str) -> None:
+        descriptor = self._open_file(info.path)
+        view, position, done = memoryview(target.numpy()), info.offset, 0
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, position + len(view), _AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+        while done < len(view):
+            try:
+                count = os.preadv(descriptor, [view[done:]], position + done)
+            except OSError as error:
+                raise WeightsError(f"{info.path}: the tensor {name} cannot be read ({error})") from error
+            if count == 0:
+                raise WeightsError(f"{info.path} ends within the tensor {name}; download it again")
+            done += count
+
+    def _open_file(self, path: Path) -> int:
+        if path not in self._descriptors:
+            self._descriptors[path] = os.open(path, os.O_RDONLY)
+        return self._descriptors[path]

@@ -1,0 +1,168 @@
+"""The decoder in its form for processors: packed weights, native kernels, one call per pass.
+
+`model.decoder` is the law and serves training, GPUs and what the kernels do not cover; this computes the same
+(tests compare them) from the checkpoint's own number formats, at the speed of memory.
+
+Legend: T tokens of the pass, N tokens whose logits are wanted, D hidden size, V vocabulary, P positions, R rotary pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from deepground.errors import EngineError
+from deepground.kernels import NativeCaches, NativeRuntime, NativeSpan, native_available, start_native
+from deepground.model.batch import Batch, KVCache, PagedBatch, Span
+from deepground.model.buffered_files import BufferedCheckpoint
+from deepground.model.config import MlaConfig, ModelConfig
+from deepground.model.config_fields import Fields
+from deepground.model.families import read_config
+from deepground.model.loading import load_raw_config, match_tensors, without_mtp
+from deepground.model.native_layers import compose
+from deepground.model.packed_weights import PackedWeights, read_packed
+from deepground.model.quantization import check_quantization
+from deepground.model.rope import RotaryEmbedding
+from deepground.model.weights import has_mtp
+
+_FIRST_POSITIONS = 4096
+
+
+def native_obstacle(config: ModelConfig) -> str | None:
+    """Why the native kernels cannot run a model; None where they can."""
+    if not native_available():
+        return "the native kernels were not built"
+    if isinstance(config.attention, MlaConfig) and config.attention.indexer is not None:
+        return "sparse attention with an indexer has no native kernels yet"
+    if config.mlp_bias:
+        return "feed-forward blocks with biases have no native kernels"
+    return None
+
+
+class NativeDecoder:
+    """A decoder on packed weights; stands where `Decoder` does in the engine.
+
+    Args:
+        config: the model; `native_obstacle` finds nothing against it.
+        weights: all of them.
+        runtime: what the kernels run on.
+    """
+
+    def __init__(self, config: ModelConfig, weights: PackedWeights, runtime: NativeRuntime) -> None:
+        assert weights.embedding_VD is not None
+        self.config, self.weights, self.runtime = config, weights, runtime
+        self._embedding = Parameter(weights.embedding_VD, requires_grad=False)
+        self._rope = RotaryEmbedding(config.rope)
+        self._angles = self._rope.tables(torch.arange(min(config.max_positions, _FIRST_POSITIONS)))
+        self._caches: tuple[KVCache, NativeCaches] | None = None
+        self._program = compose(config, weights)
+
+    def parameters(self) -> Iterator[Parameter]:
+        """The embedding, the only plain tensor; tells device and number format."""
+        yield self._embedding
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Hidden states (T, D), after the final norm; float32."""
+        batch = self._paged(batch)
+        x_TD = self._embed(batch.token_ids_T)
+        self._program.forward(
+            x_TD, batch.positions_T, self._tables(batch), _spans(batch), self._native_caches(batch.cache)
+        )
+        return x_TD
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """Logits (N, V) in float32; give only the tokens whose logits are wanted."""
+        return self._program.logits(hidden_ND.float().contiguous())
+
+    def mtp_hidden(self, hidden_TD: Tensor, next_token_ids_T: Tensor, batch: Batch, depth: int = 0) -> Tensor:
+        """States (T, D) from which `logits` predicts the token after the next; as `Decoder.mtp_hidden`."""
+        batch = self._paged(batch)
+        x_TD = self._embed(next_token_ids_T)
+        self._program.mtp_forward(
+            x_TD,
+            hidden_TD.float().contiguous(),
+            batch.positions_T,
+            self._tables(batch),
+            _spans(batch),
+            self._native_caches(batch.cache),
+            depth,
+        )
+        return x_TD
+
+    def _embed(self, token_ids_T: Tensor) -> Tensor:
+        return self._embedding.index_select(0, token_ids_T).float()
+
+    def _tables(self, batch: PagedBatch) -> tuple[Tensor, Tensor]:
+        """Angles of all positions so far met, in the reference's own arithmetic."""
+        length = int(batch.positions_T.max()) + 1
+        if length > self._angles[0].shape[0]:
+            self._angles = self._rope.tables(torch.arange(max(length, min(2 * length, self.config.max_positions))))
+        return self._angles
+
+    def _native_caches(self, cache: KVCache) -> NativeCaches:
+        if self._caches is None or self._caches[0] is not cache:
+            tensors = cache.tensors
+            native = (
+                NativeCaches(tensors["latent"])
+                if "latent" in tensors
+                else NativeCaches(tensors["key"], tensors["value"])
+            )
+            self._caches = (cache, native)
+        return self._caches[1]
+
+    def _paged(self, batch: Batch) -> PagedBatch:
+        """A batch of rows as one with a cache of its own."""
+        if isinstance(batch, PagedBatch):
+            return batch
+        if batch.segment_ids_BS is not None:
+            raise EngineError("packed samples are for training; the native decoder takes one sequence per row")
+        tokens = batch.token_ids_T.shape[0]
+        length = tokens // batch.num_rows
+        slots_T = torch.arange(tokens)
+        spans = tuple(
+            Span(start=start, length=length, context=0, slots=slots_T[start : start + length])
+            for start in range(0, tokens, length)
+        )
+        return PagedBatch(
+            token_ids_T=batch.token_ids_T,
+            positions_T=batch.positions_T,
+            spans=spans,
+            cache=KVCache(self.config, tokens, dtype=torch.float32),
+        )
+
+
+def _spans(batch: PagedBatch) -> list[NativeSpan]:
+    return [NativeSpan(span.start, span.length, span.context, span.slots) for span in batch.spans]
+
+
+def load_native(folder: Path | str, *, threads: int | None = None) -> NativeDecoder:
+    """Load a Hugging Face folder for the native kernels.
+
+    Weights keep the number format that they are stored in; the file is read once, and the peak of memory is the
+    packed weights and the largest tensor. MTP layers are treated as in `load_model`.
+
+    Args:
+        folder: config.json beside the weights.
+        threads: None: one per physical core.
+
+    Raises:
+        ConfigError, UnsupportedModelError, WeightsError, UnsafeFileError: as `load_model`.
+        EngineError: the kernels were not built, or do not cover the model; says why.
+    """
+    folder = Path(folder)
+    raw = load_raw_config(folder)
+    config = read_config(raw)
+    obstacle = native_obstacle(config)
+    if obstacle is not None:
+        raise EngineError(f"{folder}: {obstacle}; choose the torch backend")
+    runtime = start_native(threads)
+    with BufferedCheckpoint(folder) as checkpoint:
+        if config.num_mtp_layers and not has_mtp(config, checkpoint.tensors):
+            config = without_mtp(config)
+        rows = match_tensors(config, checkpoint)
+        weights = read_packed(checkpoint, config, rows, check_quantization(Fields(raw)))
+    return NativeDecoder(config, weights, runtime)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepground.model import Decoder, KVCache, PagedBatch, RowBatch, Span, load_model
+from deepground.model import Decoder, KVCache, NativeDecoder, PagedBatch, RowBatch, Span, load_model
 from parity.cases import Case
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -31,6 +31,8 @@ class Pair:
 
     reference: Any
     ours: Decoder
+    folder: Path
+    """Their weights, written by transformers."""
 
 
 def make_pair(case: Case, folder: Path) -> Pair:
@@ -43,7 +45,7 @@ def make_pair(case: Case, folder: Path) -> Pair:
     _randomise(reference)
     reference.save_pretrained(folder)
     _edit_config(case, folder / "config.json")
-    return Pair(reference=reference, ours=load_model(folder, dtype="float32").eval())
+    return Pair(reference=reference, ours=load_model(folder, dtype="float32").eval(), folder=folder)
 
 
 @torch.no_grad()
@@ -89,7 +91,7 @@ def row_logits(pair: Pair, token_ids_T: Tensor) -> Tensor:
 class PagedRun:
     """Several sequences in one cache with shuffled slots, fed in any chunks."""
 
-    def __init__(self, ours: Decoder, lengths: list[int]) -> None:
+    def __init__(self, ours: Decoder | NativeDecoder, lengths: list[int]) -> None:
         self.ours = ours
         self.cache = KVCache(ours.config, SLOTS, dtype=torch.float32)
         generator = torch.Generator().manual_seed(3)

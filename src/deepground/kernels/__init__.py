@@ -1,5 +1,15 @@
 """The door to the hardware: what the upper rooms compute with."""
 
+from deepground.kernels.expert_store import (
+    IO_THREADS,
+    ExpertStats,
+    ExpertStore,
+    FilePlace,
+    ScaleType,
+    StoredExpert,
+    StoredMatrix,
+    StreamedBank,
+)
 from deepground.kernels.limits import MachineLimits, measure_limits
 from deepground.kernels.machine import (
     Machine,
@@ -38,10 +48,14 @@ from deepground.kernels.quant import dequantize_fp8_blocks, quantize_fp8_ue8m0
 from deepground.kernels.reference import apply_rope, attention, linear, moe_experts, rms_norm, swiglu
 
 __all__ = [
+    "IO_THREADS",
     "MXFP4_GROUP",
     "Affine",
     "DensePart",
     "ExpertBank",
+    "ExpertStats",
+    "ExpertStore",
+    "FilePlace",
     "GqaPart",
     "LayerPart",
     "Machine",
@@ -56,6 +70,10 @@ __all__ = [
     "PackedFormat",
     "PackedMatrix",
     "RouterPart",
+    "ScaleType",
+    "StoredExpert",
+    "StoredMatrix",
+    "StreamedBank",
     "apply_rope",
     "attention",
     "dequantize_fp8_blocks",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from deepground.errors import OutOfMemoryError, WeightsError
+from deepground.errors import OutOfMemoryError
 from deepground.kernels.native import PackedFormat, native_module
 
 ScaleType = Literal["none", "f32", "bf16", "e8m0"]
@@ -84,7 +84,7 @@ class ExpertStore:
     """Experts of all layers on disk, and a bounded part of memory for those that are used.
 
     Needs the kernels to be started, as experts are packed for the instruction set in use. A file that is truncated or
-    changed while it is in use is noticed: the pass raises `read_error()`, and later passes may go on.
+    changed while it is in use is noticed: the pass raises WeightsError, and later passes may go on.
 
     Args:
         layers: each layer's experts in the order of their ids, all of one shape.
@@ -107,8 +107,6 @@ class ExpertStore:
         ]
         try:
             self.handle = native.ExpertStore([str(path) for path in files], parts, budget_bytes, io_threads)
-        except native.ExpertReadError as error:
-            raise WeightsError(str(error)) from error
         except ValueError as error:
             if "the memory for experts" in str(error):
                 raise OutOfMemoryError(f"{error}; raise the memory limit") from error
@@ -120,12 +118,6 @@ class ExpertStore:
         stats = self.handle.stats()
         names = ("hits", "misses", "bytes_read", "wait_seconds", "slots", "slots_used", "slot_bytes")
         return ExpertStats(**{name: getattr(stats, name) for name in names})
-
-
-def read_error() -> type[Exception]:
-    """What a pass raises where an expert cannot be read; its text names the file and the cure."""
-    error: type[Exception] = native_module().ExpertReadError
-    return error
 
 
 def _native_matrix(matrix: StoredMatrix, files: dict[Path, int]) -> Any:

@@ -29,7 +29,6 @@ MXFP4_GROUP = 32
 E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Magnitudes by the low three bits of a code; the fourth bit is the sign."""
 
-E2M1_MAX = E2M1_VALUES[-1]
 _MAX_EXPONENT = 2
 """Of E2M1's largest binade, 4 .. 6."""
 _BIAS = 127
@@ -38,7 +37,7 @@ _TOP_BYTE = 2 * _BIAS - _MAX_EXPONENT
 """Of the scale by which 4 units are float32's largest power of two."""
 _ROUNDS_TO_ZERO = 2.0 ** -(_BIAS + 2)
 """A quarter of the smallest scale: nothing up to here has a code."""
-_BAND_VALUES = 2**17
+_BAND_VALUES = 2**18
 """A band's float32 intermediates stay within a core's cache."""
 
 
@@ -61,7 +60,9 @@ def quantize_mxfp4(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
     packed_NP = torch.empty(height, -(-width // 2), dtype=torch.uint8, device=weight_NK.device)
     exponents_NG = torch.empty(height, -(-width // MXFP4_GROUP), dtype=torch.uint8, device=weight_NK.device)
     for rows in _band_rows(height, width):
-        values = torch.nn.functional.pad(weight_NK[rows].to(torch.float32, copy=True), (0, -width % MXFP4_GROUP))
+        values = weight_NK[rows].to(torch.float32, copy=True)
+        if width % MXFP4_GROUP:
+            values = torch.nn.functional.pad(values, (0, -width % MXFP4_GROUP))
         codes, exponents = _quantize_groups(values.reshape(-1, MXFP4_GROUP))
         pairs = codes.view(values.shape[0], -1).view(torch.int16)
         packed_NP[rows] = pairs.bitwise_or_(pairs >> 4).to(torch.uint8)[:, : packed_NP.shape[1]]
@@ -121,42 +122,43 @@ def _quantize_groups(values_X32: Tensor) -> tuple[Tensor, Tensor]:
     biased_X = (torch.frexp(amax_X)[1] - 1 - _MAX_EXPONENT + _BIAS).clamp_min_(0)
     biased_X = torch.where(amax_X <= _ROUNDS_TO_ZERO, torch.full_like(biased_X, _BIAS), biased_X)
     unit_X = mxfp4_scales(2 * _BIAS - biased_X)
-    units_X32 = values_X32.mul_(unit_X[:, None])
-    codes_X32 = _encode(units_X32)
+    values_X32.mul_(unit_X[:, None])
+    magnitude_X32 = values_X32.abs()
+    codes_X32 = _nearest(magnitude_X32)
     large = torch.nonzero(amax_X * unit_X >= 7).flatten()
     if large.numel():
-        fine, coarse = units_X32[large], units_X32[large] / 2
-        coarse_codes = _encode(coarse)
-        fine_error = (_decode(codes_X32[large]) - fine).square().sum(dim=1)
-        coarse_error = 4 * (_decode(coarse_codes) - coarse).square().sum(dim=1)
+        fine, fine_codes = magnitude_X32.index_select(0, large), codes_X32.index_select(0, large)
+        coarse = fine / 2
+        coarse_codes = _nearest(coarse)
+        fine_error = _values(fine_codes).sub_(fine).square_().sum(dim=1)
+        coarse_error = 4 * _values(coarse_codes).sub_(coarse).square_().sum(dim=1)
         # At the top of float32's range the coarser scale would round up to infinity.
-        better = (coarse_error < fine_error) & (biased_X[large] < _TOP_BYTE)
-        codes_X32[large[better]] = coarse_codes[better]
+        better = torch.nonzero((coarse_error < fine_error) & (biased_X[large] < _TOP_BYTE)).flatten()
+        codes_X32.index_copy_(0, large[better], coarse_codes.index_select(0, better))
         biased_X[large[better]] += 1
-    return codes_X32, biased_X.to(torch.uint8)
+    signs_X32 = torch.signbit(values_X32).view(torch.uint8) << 3
+    return codes_X32.to(torch.int8).view(torch.uint8).bitwise_or_(signs_X32), biased_X.to(torch.uint8)
 
 
-def _encode(units: Tensor) -> Tensor:
-    """Codes of values in units of their scale, float32; one to a byte.
+def _nearest(magnitude: Tensor) -> Tensor:
+    """Codes without their signs, as float32, of magnitudes in units of their scale.
 
     Codes step by 0.5 up to 2, by 1 up to 4 and by 2 beyond: in each range the right line is the lowest, and
     round, which takes ties to even, lands on even codes.
     """
-    magnitude = units.abs()
     codes = torch.minimum((magnitude * 2).round_(), magnitude.round().add_(2))
-    codes = torch.minimum(codes, (magnitude / 2).round_().add_(4)).clamp_max_(7).to(torch.uint8)
-    return codes.bitwise_or_(torch.signbit(units).view(torch.uint8).mul_(8))
+    return torch.minimum(codes, (magnitude / 2).round_().add_(4)).clamp_max_(7)
 
 
-def _decode(codes: Tensor) -> Tensor:
-    values = torch.tensor([sign * value for sign in (1, -1) for value in E2M1_VALUES], device=codes.device)
-    return values.index_select(0, codes.reshape(-1).int()).view(codes.shape)
+def _values(codes: Tensor) -> Tensor:
+    """What codes without signs stand for; both float32. The highest of the three lines is the right one."""
+    return torch.maximum(torch.maximum(codes / 2, codes - 2), codes * 2 - 8)
 
 
 def _pair_table() -> Tensor:
     """For every byte its two values, as one 8-byte item, so that one look-up yields both."""
-    codes = torch.arange(256, dtype=torch.uint8)
-    return torch.stack((_decode(codes & 15), _decode(codes >> 4)), dim=1).view(torch.int64).flatten()
+    values = torch.tensor([sign * value for sign in (1, -1) for value in E2M1_VALUES])
+    return torch.stack((values.repeat(16), values.repeat_interleave(16)), dim=1).view(torch.int64).flatten()
 
 
 def _band_rows(height: int, width: int) -> Iterator[slice]:

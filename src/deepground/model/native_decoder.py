@@ -22,7 +22,9 @@ from deepground.model.buffered_files import BufferedCheckpoint
 from deepground.model.config import MlaConfig, ModelConfig
 from deepground.model.config_fields import Fields
 from deepground.model.families import read_config
-from deepground.model.loading import load_raw_config, match_tensors, without_mtp
+from deepground.model.decoder import Decoder
+from deepground.model.loading import load_config, load_model, load_raw_config, match_tensors, without_mtp
+from deepground.model.memory import ServingDtype, available_memory, check_stored_fits
 from deepground.model.native_layers import compose
 from deepground.model.packed_weights import PackedWeights, read_packed
 from deepground.model.quantization import check_quantization
@@ -139,7 +141,29 @@ def _spans(batch: PagedBatch) -> list[NativeSpan]:
     return [NativeSpan(span.start, span.length, span.context, span.slots) for span in batch.spans]
 
 
-def load_native(folder: Path | str, *, threads: int | None = None) -> NativeDecoder:
+def load_decoder(
+    folder: Path | str, *, dtype: ServingDtype = "auto", threads: int | None = None
+) -> Decoder | NativeDecoder:
+    """Load a Hugging Face folder for serving on this machine.
+
+    Args:
+        folder: config.json beside the weights.
+        dtype: see `ServingDtype`.
+        threads: for the native kernels; None: one per physical core.
+
+    Raises:
+        Those of `load_model` and `load_native`.
+    """
+    if dtype in ("float32", "bfloat16"):
+        return load_model(folder, dtype=dtype)
+    if dtype == "auto" and native_obstacle(load_config(folder)) is not None:
+        return load_model(folder)
+    return load_native(folder, threads=threads)
+
+
+def load_native(
+    folder: Path | str, *, threads: int | None = None, check_memory: bool = True
+) -> NativeDecoder:
     """Load a Hugging Face folder for the native kernels.
 
     Weights keep the number format that they are stored in; the file is read once, and the peak of memory is the
@@ -148,6 +172,7 @@ def load_native(folder: Path | str, *, threads: int | None = None) -> NativeDeco
     Args:
         folder: config.json beside the weights.
         threads: None: one per physical core.
+        check_memory: refuse a model that does not fit in memory before allocating anything.
 
     Raises:
         ConfigError, UnsupportedModelError, WeightsError, UnsafeFileError: as `load_model`.
@@ -158,11 +183,14 @@ def load_native(folder: Path | str, *, threads: int | None = None) -> NativeDeco
     config = read_config(raw)
     obstacle = native_obstacle(config)
     if obstacle is not None:
-        raise EngineError(f"{folder}: {obstacle}; choose the torch backend")
+        raise EngineError(f"{folder}: {obstacle}; load it with dtype float32 or bfloat16 for torch")
     runtime = start_native(threads)
     with BufferedCheckpoint(folder) as checkpoint:
         if config.num_mtp_layers and not has_mtp(config, checkpoint.tensors):
             config = without_mtp(config)
         rows = match_tensors(config, checkpoint)
+        if check_memory:
+            stored = sum(info.size for info in checkpoint.tensors.values())
+            check_stored_fits(stored, available=available_memory("cpu"))
         weights = read_packed(checkpoint, config, rows, check_quantization(Fields(raw)))
     return NativeDecoder(config, weights, runtime)

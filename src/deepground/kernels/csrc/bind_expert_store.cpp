@@ -41,7 +41,8 @@ std::shared_ptr<ExpertStore> make_store(const std::vector<std::string>& paths, c
 }  // namespace
 
 void bind_expert_store(nb::module_& m) {
-    nb::exception<ExpertReadError>(m, "ExpertReadError");
+    const nb::object errors = nb::module_::import_("deepground.errors");
+    nb::exception<ExpertReadError>(m, "ExpertReadError", errors.attr("WeightsError"));
     nb::class_<StoredMatrix>(m, "StoredMatrix")
         .def(
             "__init__",

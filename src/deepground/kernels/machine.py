@@ -1,7 +1,7 @@
 """What this machine's processor and memory can do, read from the operating system.
 
 Sources: /proc/cpuinfo flag names (Linux, arch/x86/include/asm/cpufeatures.h and arch/arm64), cgroup v2
-`cpu.max` and `memory.max` (kernel documentation, admin-guide/cgroup-v2), which bound a container.
+`cpu.max` (kernel documentation, admin-guide/cgroup-v2), which bounds a container as its memory limits do.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 import torch
+
+from deepground.kernels.memory_limits import read_group_memory
 
 _X86_SETS = {
     "avx2": "AVX2",
@@ -60,12 +62,11 @@ def read_machine() -> Machine:
     flags, name = _read_cpuinfo(Path("/proc/cpuinfo"))
     architecture = platform.machine()
     known = _ARM_SETS if architecture in ("aarch64", "arm64") else _X86_SETS
-    limit = _read_cgroup_number(Path("/sys/fs/cgroup/memory.max"))
-    used = _read_cgroup_number(Path("/sys/fs/cgroup/memory.current")) or 0
     memory = psutil.virtual_memory()
     total, available = memory.total, memory.available
-    if limit is not None and limit < total:
-        total, available = limit, min(available, limit - used)
+    for group in read_group_memory():
+        if group.limit < memory.total:
+            total, available = min(total, group.limit), min(available, group.left)
     return Machine(
         cpu=name or platform.processor() or "unknown",
         architecture=architecture,
@@ -121,14 +122,6 @@ def _read_cpuinfo(path: Path) -> tuple[frozenset[str], str]:
         elif key == "model name" and not name:
             name = value
     return flags, name
-
-
-def _read_cgroup_number(path: Path) -> int | None:
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
 
 
 def _usable_cores(cpu_max: Path) -> int:

@@ -37,7 +37,7 @@ _TOP_BYTE = 2 * _BIAS - _MAX_EXPONENT
 """Of the scale by which 4 units are float32's largest power of two."""
 _ROUNDS_TO_ZERO = 2.0 ** -(_BIAS + 2)
 """A quarter of the smallest scale: nothing up to here has a code."""
-_BAND_VALUES = 2**18
+_BAND_VALUES = 2**17
 """A band's float32 intermediates stay within a core's cache."""
 
 
@@ -114,17 +114,16 @@ def mxfp4_scales(exponents: Tensor) -> Tensor:
 
 
 def _quantize_groups(values_X32: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes, (X, 32) uint8, and biased exponents, (X) uint8, of float32 groups, which are overwritten."""
-    amax_X = values_X32.abs().amax(dim=1)
+    """Codes, (X, 32) uint8, and biased exponents, (X) uint8, of float32 groups."""
+    magnitude_X32 = values_X32.abs()
+    amax_X = magnitude_X32.amax(dim=1)
     if not bool(torch.isfinite(amax_X).all()):
         raise WeightsError("the weight holds NaN or infinity, which MXFP4 cannot express; it is damaged or diverged")
     # frexp's mantissa lies in [0.5, 1), so its exponent is floor(log2) + 1.
     biased_X = (torch.frexp(amax_X)[1] - 1 - _MAX_EXPONENT + _BIAS).clamp_min_(0)
     biased_X = torch.where(amax_X <= _ROUNDS_TO_ZERO, torch.full_like(biased_X, _BIAS), biased_X)
     unit_X = mxfp4_scales(2 * _BIAS - biased_X)
-    values_X32.mul_(unit_X[:, None])
-    magnitude_X32 = values_X32.abs()
-    codes_X32 = _nearest(magnitude_X32)
+    codes_X32 = _nearest(magnitude_X32.mul_(unit_X[:, None]))
     large = torch.nonzero(amax_X * unit_X >= 7).flatten()
     if large.numel():
         fine, fine_codes = magnitude_X32.index_select(0, large), codes_X32.index_select(0, large)
@@ -146,8 +145,11 @@ def _nearest(magnitude: Tensor) -> Tensor:
     Codes step by 0.5 up to 2, by 1 up to 4 and by 2 beyond: in each range the right line is the lowest, and
     round, which takes ties to even, lands on even codes.
     """
-    codes = torch.minimum((magnitude * 2).round_(), magnitude.round().add_(2))
-    return torch.minimum(codes, (magnitude / 2).round_().add_(4)).clamp_max_(7)
+    # Two buffers and no more: fresh memory costs as much as arithmetic here.
+    codes, other = (magnitude * 2).round_(), magnitude.round().add_(2)
+    torch.minimum(codes, other, out=codes)
+    torch.div(magnitude, 2, out=other).round_().add_(4)
+    return torch.minimum(codes, other, out=codes).clamp_max_(7)
 
 
 def _values(codes: Tensor) -> Tensor:

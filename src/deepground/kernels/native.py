@@ -43,6 +43,8 @@ class NativeRuntime:
     isa: str
     """Instruction set in use."""
     threads: int
+    fallback_reason: str = ""
+    """Why a better set that the processor claims to have is not used; empty where there is none."""
 
 
 class PackedMatrix:
@@ -91,11 +93,13 @@ def start_native(threads: int | None = None, *, isa: str | None = None) -> Nativ
     """
     native = native_module()
     cpus = place_threads(threads, cores=read_machine().cores)
+    wanted = isa or os.environ.get(ISA_VARIABLE, "")
     try:
-        native.start(isa or os.environ.get(ISA_VARIABLE, ""), len(cpus), cpus)
+        native.start(wanted, len(cpus), cpus)
     except ValueError as error:
         raise EngineError(str(error)) from error
-    return NativeRuntime(isa=native.isa(), threads=native.threads())
+    reason = "" if wanted else native.fallback_reason()
+    return NativeRuntime(isa=native.isa(), threads=native.threads(), fallback_reason=reason)
 
 
 def supported_isas() -> list[str]:

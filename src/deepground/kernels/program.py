@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepground.kernels.expert_store import StreamedBank
 from deepground.kernels.native import PackedMatrix, native_module
 
 
@@ -109,7 +110,7 @@ class MoePart:
     """Routed experts and, beside them, shared ones."""
 
     router: RouterPart
-    experts: ExpertBank
+    experts: ExpertBank | StreamedBank
     shared: DensePart | None
 
 

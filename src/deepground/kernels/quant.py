@@ -31,7 +31,7 @@ _ROUNDS_TO_ZERO = 2.0 ** (_MIN_EXPONENT - 10)
 _ROUNDS_TO_MAX = 432.0
 """From here on, in units of the scale, a magnitude rounds to 448."""
 
-_BAND_VALUES = 2**18
+_BAND_VALUES = 2**17
 """A band's float32 intermediates stay within a core's cache."""
 
 

@@ -56,7 +56,8 @@ class PagedBatch:
     token_ids_T: Tensor
     """int64"""
     positions_T: Tensor
-    """int64; a span's positions run from its context on."""
+    """int64; a span's positions run from its context on. Where a layer of multi-token prediction looks back less far
+    than the model, they are larger: position in the sequence and place among the span's slots are two things."""
     spans: tuple[Span, ...]
     """In order of start, without gaps, covering T."""
     cache: KVCache
@@ -68,6 +69,8 @@ Batch = RowBatch | PagedBatch
 class KVCache:
     """Keys and values of all layers, by slot; slot = page * page_size + offset.
 
+    The layers of multi-token prediction come after the model's own, in the same slots.
+
     Entries by attention kind: MLA stores `latent` (kv_lora_rank + qk_rope_head_dim values, normed
     latent first, rotated key after); GQA stores `key` and `value` (num_kv_heads * head_dim each);
     the sparse indexer adds `index_key`.
@@ -78,7 +81,7 @@ class KVCache:
     ) -> None:
         self.num_slots = num_slots
         self.tensors: dict[str, Tensor] = {
-            name: torch.zeros(config.num_layers, num_slots, width, dtype=dtype, device=device)
+            name: torch.zeros(cache_layers(config), num_slots, width, dtype=dtype, device=device)
             for name, width in cache_widths(config).items()
         }
 
@@ -90,6 +93,11 @@ class KVCache:
         """Rows of `slots` (any shape): (*slots.shape, W)."""
         entries = self.tensors[name][layer].index_select(0, slots.flatten())  # Half the time of indexing.
         return entries.view(*slots.shape, -1)
+
+
+def cache_layers(config: ModelConfig) -> int:
+    """Layers of the cache: the model's, then those of multi-token prediction."""
+    return config.num_layers + config.num_mtp_layers
 
 
 def cache_widths(config: ModelConfig) -> dict[str, int]:

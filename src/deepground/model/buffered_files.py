@@ -59,6 +59,13 @@ class BufferedCheckpoint(Checkpoint):
         self._fill(target, info, name)
         return target.view(dtype).view(info.shape)
 
+    def keep(self, tensor: Tensor) -> Tensor:
+        """A tensor that was read, made to last: without a copy where it fills the buffer, which is then given up."""
+        if tensor.data_ptr() == self._buffer.data_ptr() and tensor.nbytes == self._buffer.nbytes:
+            self._buffer = torch.empty(0, dtype=torch.uint8)
+            return tensor
+        return tensor.clone()
+
     def _fill(self, target: Tensor, info: TensorInfo, name: str) -> None:
         descriptor = self._open_file(info.path)
         view, position, done = memoryview(target.numpy()), info.offset, 0

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deepground import kernels
 from deepground.model.attention import prepare
-from deepground.model.batch import Batch, RowBatch
+from deepground.model.batch import Batch
 from deepground.model.config import ModelConfig
 from deepground.model.decoder_layer import DecoderLayer
 from deepground.model.layers import Linear, RMSNorm
@@ -66,13 +66,14 @@ class Decoder(nn.Module):
         weight_VD = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
         return kernels.linear(hidden_ND, weight_VD).float()
 
-    def mtp_hidden(self, hidden_TD: Tensor, next_token_ids_T: Tensor, batch: RowBatch, depth: int = 0) -> Tensor:
+    def mtp_hidden(self, hidden_TD: Tensor, next_token_ids_T: Tensor, batch: Batch, depth: int = 0) -> Tensor:
         """States (T, D) from which `logits` predicts the token after the next.
 
         Args:
             hidden_TD: what `forward` gave for the batch, or, at a greater depth, what the depth before gave.
             next_token_ids_T: int64, the token that follows each token.
-            batch: the batch of the main pass.
+            batch: the batch of the main pass, or a `PagedBatch` of any tokens whose hidden states are at hand; the layer
+                reads and writes layer `num_layers + depth` of its cache. The batch's own token ids are not looked at.
             depth: which of the `num_mtp_layers` layers.
         """
         layer = self.model.mtp_layers[depth]
@@ -80,7 +81,7 @@ class Decoder(nn.Module):
         context = prepare(batch, self.rope, hidden_TD.dtype)
         return layer.predict(hidden_TD, self.model.embed_tokens(next_token_ids_T), context)
 
-    def mtp_logits(self, hidden_TD: Tensor, next_token_ids_T: Tensor, batch: RowBatch, depth: int = 0) -> Tensor:
+    def mtp_logits(self, hidden_TD: Tensor, next_token_ids_T: Tensor, batch: Batch, depth: int = 0) -> Tensor:
         """Logits (T, V) in float32 of the token after the next; arguments as for `mtp_hidden`."""
         return self.logits(self.mtp_hidden(hidden_TD, next_token_ids_T, batch, depth))
 

@@ -15,7 +15,8 @@ from deepground.errors import UnsupportedModelError
 from deepground.model import family_fields as of
 from deepground.model.config import ModelConfig
 from deepground.model.config_fields import Fields
-from deepground.model.family_fields import MAX_ID, MAX_LAYERS, MAX_WIDTH
+from deepground.model.family_fields import MAX_ID, MAX_LAYERS
+from deepground.model.quantization import check_quantization
 from deepground.model.rope_fields import ROPE_KEYS
 
 FAMILY_KEY = "deepground_family"
@@ -115,42 +116,6 @@ def find_family(fields: Fields) -> Family:
             f"{fields.where}model_type is {name!r}, a family that is not implemented; known: {', '.join(FAMILIES)}"
         )
     return family
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fp8Format:
-    """Block-scaled FP8 weights, as config.json's quantization_config describes them."""
-
-    block: tuple[int, int]
-    """Rows and columns that share one scale."""
-
-
-def check_quantization(fields: Fields) -> Fp8Format | None:
-    """The FP8 format of the weights, or None where they are not quantised.
-
-    Raises:
-        UnsupportedModelError: another method, number format or scaling; names it.
-    """
-    settings = fields.nested("quantization_config")
-    if settings is None:
-        return None
-    method = settings.text("quant_method")
-    if method != "fp8":
-        raise UnsupportedModelError(
-            f"{settings.where}quant_method is {method!r}, which is not implemented; known: fp8 (block scales). "
-            "Use the model's unquantised or FP8 release"
-        )
-    wanted = {"fmt": "e4m3", "activation_scheme": "dynamic"}
-    for name, value in wanted.items():
-        if settings.text(name, default=value) != value:
-            raise UnsupportedModelError(f"{settings.where}{name} is {settings.values[name]!r}; implemented: {value!r}")
-    block = settings.integers("weight_block_size", 1, MAX_WIDTH)
-    if len(block) != 2:
-        raise UnsupportedModelError(
-            f"{settings.where}weight_block_size is {settings.values.get('weight_block_size')!r}; "
-            "implemented: two block sizes such as [128, 128]"
-        )
-    return Fp8Format(block=(block[0], block[1]))
 
 
 def _refuse_unimplemented(fields: Fields) -> None:

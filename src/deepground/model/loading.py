@@ -1,7 +1,4 @@
-"""From a Hugging Face folder to a decoder: one tensor at a time, into memory allocated once.
-
-Legend: N rows, K columns of a weight; E experts.
-"""
+"""From a Hugging Face folder to a decoder: one tensor at a time, into memory allocated once."""
 
 from __future__ import annotations
 
@@ -15,14 +12,24 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from deepground.errors import ConfigError, WeightsError
-from deepground.kernels import dequantize_fp8_blocks
 from deepground.model.config import ModelConfig
 from deepground.model.config_fields import Fields, read_json_object
 from deepground.model.decoder import Decoder
-from deepground.model.families import Fp8Format, check_quantization, read_config
+from deepground.model.families import read_config
 from deepground.model.memory import DtypeName, available_memory, check_fits, choose_dtype
+from deepground.model.quantization import Quantization, check_quantization
+from deepground.model.raw_weights import (
+    FP8_SCALE,
+    MXFP4_SCALE,
+    check_parts,
+    expand_into,
+    read_raw,
+    scale_name,
+    stored_name,
+    weight_names,
+)
 from deepground.model.tensor_files import Checkpoint
-from deepground.model.weights import SCALE_SUFFIX, TensorSpec, has_mtp, match, parameters
+from deepground.model.weights import TensorSpec, has_mtp, match, parameters
 
 
 def load_raw_config(folder: Path | str) -> dict[str, Any]:
@@ -65,7 +72,7 @@ def load_model(
     """Load a Hugging Face folder.
 
     Weights are mapped from disk and copied tensor by tensor into the decoder's memory, so that the peak is
-    the model and one tensor. FP8 block-scaled weights are dequantised on the way. MTP layers that config.json
+    the model and one tensor. FP8 and MXFP4 weights are dequantised on the way. MTP layers that config.json
     names but the weights lack are left out, as in many republished checkpoints.
 
     Args:
@@ -133,39 +140,34 @@ def without_mtp(config: ModelConfig) -> ModelConfig:
 
 
 def match_tensors(config: ModelConfig, checkpoint: Checkpoint) -> list[TensorSpec]:
-    """The rows to read, in file order, once names, shapes and scales have been found to fit."""
-    scales = {name for name in checkpoint.tensors if name.endswith(SCALE_SUFFIX)}
-    rows = match(config, checkpoint.tensors.keys() - scales)
+    """The rows to read, in file order, once names, shapes and scales have been found to fit.
+
+    Raises:
+        WeightsError: a tensor is missing, unknown or of the wrong shape, or codes and scales do not belong
+            together; names it.
+    """
+    rows = match(config, weight_names(checkpoint.tensors))
+    used = set()
     for row in rows:
-        info = checkpoint.tensors[row.name]
-        if info.shape != row.shape:
-            raise WeightsError(
-                f"{info.path}: the tensor {row.name} has the shape {info.shape}, config.json asks for {row.shape}; "
-                "restore the config.json that belongs to these weights, or download the file again"
-            )
-        is_fp8, has_scale = info.dtype == "F8_E4M3", row.name + SCALE_SUFFIX in scales
-        if is_fp8 and not has_scale:
-            raise WeightsError(
-                f"{info.path}: the FP8 tensor {row.name} has no block scales ({row.name + SCALE_SUFFIX}), without "
-                "which its values mean nothing; download the folder again"
-            )
-        if has_scale and not is_fp8:
-            raise WeightsError(
-                f"{info.path}: the tensor {row.name} has block scales but is {info.dtype}, not FP8; it was "
-                "dequantised and its scales were left behind: delete them, or download the folder again"
-            )
-    stray = sorted(scales - {row.name + SCALE_SUFFIX for row in rows})
+        check_parts(checkpoint, row)
+        used.add(scale_name(row.name, checkpoint.tensors))
+    stray = sorted(name for name in checkpoint.tensors.keys() - used if name.endswith((FP8_SCALE, MXFP4_SCALE)))
     if stray:
         info = checkpoint.tensors[stray[0]]
         raise WeightsError(
             f"{info.path}: the block scales {stray[0]} belong to no weight ({len(stray)} such); "
             "download the folder again"
         )
-    return sorted(rows, key=lambda row: (checkpoint.tensors[row.name].path, checkpoint.tensors[row.name].offset))
+
+    def position(row: TensorSpec) -> tuple[Path, int]:
+        info = checkpoint.tensors[stored_name(row.name, checkpoint.tensors)]
+        return info.path, info.offset
+
+    return sorted(rows, key=position)
 
 
 def _copy_tensor(
-    checkpoint: Checkpoint, row: TensorSpec, state: Mapping[str, Tensor], quantization: Fp8Format | None
+    checkpoint: Checkpoint, row: TensorSpec, state: Mapping[str, Tensor], quantization: Quantization | None
 ) -> None:
     """Read one tensor and put it where it belongs."""
     if row.duplicate:
@@ -175,34 +177,4 @@ def _copy_tensor(
         target = target[row.expert]
     if row.rows is not None:
         target = target[row.rows[0] : row.rows[1]]
-    tensor = checkpoint.read(row.name)
-    if tensor.dtype == torch.float8_e8m0fnu:
-        raise WeightsError(
-            f"{checkpoint.tensors[row.name].path}: the tensor {row.name} is F8_E8M0, a format for scales only; "
-            "download the file again"
-        )
-    if tensor.dtype != torch.float8_e4m3fn:
-        target.copy_(tensor)
-        return
-    if quantization is None:
-        raise ConfigError(
-            f"config.json: quantization_config is missing, but the tensor {row.name} is FP8; restore the config.json "
-            "that belongs to these weights (weight_block_size says how its scales apply)"
-        )
-    scale = checkpoint.read(row.name + SCALE_SUFFIX)
-    try:
-        _dequantize_into(target, tensor, scale, quantization.block)
-    except WeightsError as error:
-        path = checkpoint.tensors[row.name + SCALE_SUFFIX].path
-        raise WeightsError(f"{path}: {row.name + SCALE_SUFFIX}: {error}; download the folder again") from error
-
-
-def _dequantize_into(target: Tensor, codes: Tensor, scale: Tensor, block: tuple[int, int]) -> None:
-    """Fill a parameter, or each expert of a stacked one, with dequantised values."""
-    if codes.dim() == 3 and scale.dim() == 3 and scale.shape[0] == codes.shape[0]:
-        for target_NK, codes_NK, scale_hw in zip(target, codes, scale, strict=True):
-            target_NK.copy_(dequantize_fp8_blocks(codes_NK, scale_hw, block, target.dtype))
-    elif codes.dim() == 2:
-        target.copy_(dequantize_fp8_blocks(codes, scale, block, target.dtype))
-    else:
-        raise WeightsError(f"FP8 tensors are matrices; this one has the shape {tuple(codes.shape)}")
+    expand_into(target, read_raw(checkpoint, row, quantization))

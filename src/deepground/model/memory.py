@@ -9,11 +9,14 @@ import torch
 
 from deepground.errors import OutOfMemoryError
 from deepground.kernels import Machine, read_machine
-from deepground.model.batch import cache_widths
+from deepground.model.batch import cache_layers, cache_widths
 from deepground.model.config import ModelConfig
 from deepground.model.weights import ParameterSpec, parameters
 
 DtypeName = Literal["float32", "bfloat16", "auto"]
+ServingDtype = Literal["auto", "native", "float32", "bfloat16"]
+"""How weights are held for serving. native: as they are stored, for the compiled kernels; float32 and bfloat16:
+expanded, for torch; auto: native where it is possible."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _GIB = 2**30
 _WORK_BYTES = 2**27
@@ -59,7 +62,7 @@ def model_size(config: ModelConfig, dtype: torch.dtype, *, cache_dtype: torch.dt
     main_total = sum(spec.size for spec in main)
     weight_bytes = sum(spec.size * (4 if spec.is_float32 else dtype.itemsize) for spec in specs)
     largest = max(_largest_tensor(spec) for spec in specs)
-    values_per_token = config.num_layers * sum(cache_widths(config).values())
+    values_per_token = cache_layers(config) * sum(cache_widths(config).values())
     return ModelSize(
         parameters=main_total,
         active_parameters=sum(_active(spec, config) for spec in main),

@@ -16,15 +16,16 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from deepground.errors import EngineError
-from deepground.kernels import NativeCaches, NativeRuntime, NativeSpan, native_available, start_native
+from deepground.kernels import ExpertStats, NativeCaches, NativeRuntime, NativeSpan, native_available, start_native
 from deepground.model.batch import Batch, KVCache, PagedBatch, Span
 from deepground.model.buffered_files import BufferedCheckpoint
 from deepground.model.config import MlaConfig, ModelConfig
 from deepground.model.config_fields import Fields
-from deepground.model.families import read_config
 from deepground.model.decoder import Decoder
+from deepground.model.expert_streaming import ExpertStream, expert_layers, plan_memory
+from deepground.model.families import read_config
 from deepground.model.loading import load_config, load_model, load_raw_config, match_tensors, without_mtp
-from deepground.model.memory import ServingDtype, available_memory, check_stored_fits
+from deepground.model.memory import ServingDtype
 from deepground.model.native_layers import compose
 from deepground.model.packed_weights import PackedWeights, read_packed
 from deepground.model.quantization import check_quantization
@@ -52,20 +53,40 @@ class NativeDecoder:
         config: the model; `native_obstacle` finds nothing against it.
         weights: all of them.
         runtime: what the kernels run on.
+        cache_bytes: what is planned for keys and values, where memory is short; else None.
     """
 
-    def __init__(self, config: ModelConfig, weights: PackedWeights, runtime: NativeRuntime) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: PackedWeights,
+        runtime: NativeRuntime,
+        *,
+        cache_bytes: int | None = None,
+    ) -> None:
         assert weights.embedding_VD is not None
         self.config, self.weights, self.runtime = config, weights, runtime
+        self.cache_bytes = cache_bytes
         self._embedding = Parameter(weights.embedding_VD, requires_grad=False)
         self._rope = RotaryEmbedding(config.rope)
         self._angles = self._rope.tables(torch.arange(min(config.max_positions, _FIRST_POSITIONS)))
         self._caches: tuple[KVCache, NativeCaches] | None = None
         self._program = compose(config, weights)
 
+    @property
+    def description(self) -> str:
+        """What it runs on, in words."""
+        runtime = self.runtime
+        note = f" ({runtime.fallback_reason})" if runtime.fallback_reason else ""
+        return f"native kernels, {runtime.isa}{note}, {runtime.threads} threads; weights {self.weights.formats}"
+
     def parameters(self) -> Iterator[Parameter]:
         """The embedding, the only plain tensor; tells device and number format."""
         yield self._embedding
+
+    def expert_stats(self) -> ExpertStats | None:
+        """How often experts were found in memory; None where all of them are. May be asked from any thread."""
+        return None if self.weights.stream is None else self.weights.stream.stats()
 
     def __call__(self, batch: Batch) -> Tensor:
         """Hidden states (T, D), after the final norm; float32."""
@@ -142,7 +163,12 @@ def _spans(batch: PagedBatch) -> list[NativeSpan]:
 
 
 def load_decoder(
-    folder: Path | str, *, dtype: ServingDtype = "auto", threads: int | None = None
+    folder: Path | str,
+    *,
+    dtype: ServingDtype = "auto",
+    threads: int | None = None,
+    memory_limit: int | None = None,
+    cache_bytes: int | None = None,
 ) -> Decoder | NativeDecoder:
     """Load a Hugging Face folder for serving on this machine.
 
@@ -150,33 +176,48 @@ def load_decoder(
         folder: config.json beside the weights.
         dtype: see `ServingDtype`.
         threads: for the native kernels; None: one per physical core.
+        memory_limit: see `load_native`; torch has no use for one, and refuses it.
+        cache_bytes: see `load_native`.
 
     Raises:
         Those of `load_model` and `load_native`.
     """
-    if dtype in ("float32", "bfloat16"):
-        return load_model(folder, dtype=dtype)
-    if dtype == "auto" and native_obstacle(load_config(folder)) is not None:
-        return load_model(folder)
-    return load_native(folder, threads=threads)
+    if dtype == "native":
+        obstacle = None
+    else:
+        obstacle = native_obstacle(load_config(folder)) if dtype == "auto" else f"dtype is {dtype}"
+    if dtype == "native" or obstacle is None:
+        return load_native(folder, threads=threads, memory_limit=memory_limit, cache_bytes=cache_bytes)
+    if memory_limit is not None:
+        raise EngineError(f"memory_limit is for the native kernels, but {obstacle}; leave it out")
+    return load_model(folder, dtype=dtype)
 
 
 def load_native(
-    folder: Path | str, *, threads: int | None = None, check_memory: bool = True
+    folder: Path | str,
+    *,
+    threads: int | None = None,
+    memory_limit: int | None = None,
+    cache_bytes: int | None = None,
+    check_memory: bool = True,
 ) -> NativeDecoder:
     """Load a Hugging Face folder for the native kernels.
 
     Weights keep the number format that they are stored in; the file is read once, and the peak of memory is the
-    packed weights and the largest tensor. MTP layers are treated as in `load_model`.
+    packed weights and the largest tensor. MTP layers are treated as in `load_model`. Where the routed experts do not
+    fit in memory, they stay on disk, and memory holds those that are used most (`expert_streaming`).
 
     Args:
         folder: config.json beside the weights.
         threads: None: one per physical core.
-        check_memory: refuse a model that does not fit in memory before allocating anything.
+        memory_limit: most bytes that the whole process may take; None: what the machine or the container has left.
+        cache_bytes: what keys and values are going to take; None: `MemoryPlan.cache`.
+        check_memory: refuse a model that does not fit in memory before allocating anything, and leave experts on disk.
 
     Raises:
         ConfigError, UnsupportedModelError, WeightsError, UnsafeFileError: as `load_model`.
         EngineError: the kernels were not built, or do not cover the model; says why.
+        OutOfMemoryError: the model would not fit, even with its experts on disk.
     """
     folder = Path(folder)
     raw = load_raw_config(folder)
@@ -189,8 +230,13 @@ def load_native(
         if config.num_mtp_layers and not has_mtp(config, checkpoint.tensors):
             config = without_mtp(config)
         rows = match_tensors(config, checkpoint)
+        quantization = check_quantization(Fields(raw))
+        plan = plan_memory(config, checkpoint, rows, memory_limit=memory_limit, cache_bytes=cache_bytes)
         if check_memory:
-            stored = sum(info.size for info in checkpoint.tensors.values())
-            check_stored_fits(stored, available=available_memory("cpu"))
-        weights = read_packed(checkpoint, config, rows, check_quantization(Fields(raw)))
-    return NativeDecoder(config, weights, runtime)
+            plan.check()
+        streams = check_memory and plan.streams
+        stream = ExpertStream(config, expert_layers(checkpoint, rows, quantization), plan) if streams else None
+        weights = read_packed(checkpoint, config, rows, quantization, skip_experts=streams)
+    weights.stream = stream
+    planned = plan.cache if streams or memory_limit is not None else None
+    return NativeDecoder(config, weights, runtime, cache_bytes=planned)

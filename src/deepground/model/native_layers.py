@@ -16,6 +16,7 @@ from deepground.kernels import (
     MtpPart,
     NativeProgram,
     RouterPart,
+    StreamedBank,
 )
 from deepground.model.attention.mla import LATENT_NORM_EPS
 from deepground.model.config import GqaConfig, MlaConfig, ModelConfig, MoeConfig
@@ -118,15 +119,22 @@ def _dense(weights: PackedWeights, prefix: str) -> DensePart:
     return DensePart(gate=gate, up=up, down=down)
 
 
+def _experts(moe: MoeConfig, weights: PackedWeights, prefix: str) -> ExpertBank | StreamedBank:
+    if weights.stream is not None:
+        return weights.stream.banks[prefix]
+    return ExpertBank(
+        [
+            DensePart(
+                gate=weights.experts[prefix, expert, "gate"],
+                up=weights.experts[prefix, expert, "up"],
+                down=weights.experts[prefix, expert, "down"],
+            )
+            for expert in range(moe.num_experts)
+        ]
+    )
+
+
 def _moe(moe: MoeConfig, weights: PackedWeights, prefix: str) -> MoePart:
-    experts = [
-        DensePart(
-            gate=weights.experts[prefix + "experts", expert, "gate"],
-            up=weights.experts[prefix + "experts", expert, "up"],
-            down=weights.experts[prefix + "experts", expert, "down"],
-        )
-        for expert in range(moe.num_experts)
-    ]
     return MoePart(
         router=RouterPart(
             gate=weights.matrices[prefix + "gate.weight"],
@@ -139,6 +147,6 @@ def _moe(moe: MoeConfig, weights: PackedWeights, prefix: str) -> MoePart:
             normalize=moe.normalize_topk,
             scaling=moe.routed_scaling_factor,
         ),
-        experts=ExpertBank(experts),
+        experts=_experts(moe, weights, prefix + "experts"),
         shared=_dense(weights, prefix + "shared_experts.") if moe.shared_intermediate_size else None,
     )

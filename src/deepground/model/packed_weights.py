@@ -6,6 +6,7 @@ V value width of a head.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from deepground.errors import WeightsError
 from deepground.kernels import PackedFormat, PackedMatrix, pack_matrix
+from deepground.model.buffered_files import BufferedCheckpoint
 from deepground.model.config import MlaConfig, ModelConfig
+from deepground.model.expert_streaming import ExpertStream
 from deepground.model.quantization import Quantization
 from deepground.model.raw_weights import RawWeight, expand, read_raw
-from deepground.model.tensor_files import Checkpoint
 from deepground.model.weights import TensorSpec
 
 _BLOCK_K = 128
@@ -49,9 +51,18 @@ class PackedWeights:
     value_up: dict[str, list[PackedMatrix]] = field(default_factory=dict)
     """By kv_b_proj's name: for each head (V, C), from the latent's space to values."""
 
+    stream: ExpertStream | None = None
+    """The routed experts, where they stay on disk; `experts` is empty then."""
+
+    @property
+    def formats(self) -> str:
+        """Number formats of the matrices, the most common first."""
+        counts = Counter(matrix.format for matrix in (*self.matrices.values(), *self.experts.values()))
+        return " and ".join(name for name, _ in counts.most_common())
+
     @property
     def nbytes(self) -> int:
-        """Memory of all weights."""
+        """Memory of all weights, without experts on disk."""
         packed = [*self.matrices.values(), *self.experts.values()]
         for heads in (*self.key_up.values(), *self.value_up.values()):
             packed += heads
@@ -60,7 +71,7 @@ class PackedWeights:
 
 
 def read_packed(
-    checkpoint: Checkpoint,
+    checkpoint: BufferedCheckpoint,
     config: ModelConfig,
     rows: list[TensorSpec],
     quantization: Quantization | None,
@@ -85,7 +96,7 @@ def read_packed(
             continue
         raw = read_raw(checkpoint, row, quantization)
         try:
-            _take(packed, config, row, raw)
+            _take(packed, checkpoint, config, row, raw)
         except WeightsError as error:
             raise WeightsError(f"{checkpoint.folder}: the tensor {row.name}: {error}") from error
     return packed
@@ -108,15 +119,17 @@ def pack_raw(raw: RawWeight) -> PackedMatrix:
     return pack_matrix("bf16", expand(raw, torch.bfloat16))
 
 
-def _take(packed: PackedWeights, config: ModelConfig, row: TensorSpec, raw: RawWeight) -> None:
+def _take(
+    packed: PackedWeights, checkpoint: BufferedCheckpoint, config: ModelConfig, row: TensorSpec, raw: RawWeight
+) -> None:
     """Put one tensor where it belongs."""
     if row.role in _VECTORS:
         packed.vectors[row.parameter] = expand(raw, torch.float32).clone()
     elif row.role == "embedding":
-        plain = expand(raw, torch.float32 if raw.format == "f32" else torch.bfloat16)
-        packed.embedding_VD = plain.clone()
         if config.tie_word_embeddings:
             packed.matrices[row.parameter] = pack_raw(raw)
+        plain = expand(raw, torch.float32 if raw.format == "f32" else torch.bfloat16)
+        packed.embedding_VD = checkpoint.keep(plain)
     elif row.role == "experts":
         _take_experts(packed, row, raw)
     elif row.parameter.endswith("kv_b_proj.weight") and isinstance(config.attention, MlaConfig):

@@ -36,8 +36,9 @@ DTYPES = {
     "F16": torch.float16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E8M0": torch.float8_e8m0fnu,
+    "U8": torch.uint8,
 }
-"""Those that weights and their scales may have, by safetensors name."""
+"""Those that weights, their packed codes and their scales may have, by safetensors name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,9 @@ class TensorInfo:
     """As safetensors names it."""
     shape: tuple[int, ...]
     offset: int
-    """Of its first byte within the file's tensor data."""
+    """Of its first byte within the file."""
+    size: int
+    """Bytes in the file."""
 
 
 class Checkpoint:
@@ -59,6 +62,8 @@ class Checkpoint:
 
     Args:
         folder: holds model.safetensors, or shards with model.safetensors.index.json.
+        mapped: whether tensors are backed by the mapped files. Otherwise each is read into memory of its own,
+            which goes when the tensor goes: a pass over many files then holds one tensor and no pages.
 
     Raises:
         UnsafeFileError: the folder's weights are pickles only.
@@ -66,8 +71,9 @@ class Checkpoint:
         WeightsError: a file is missing, damaged, or disagrees with the index.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, mapped: bool = True) -> None:
         self.folder = folder
+        self._mapped = mapped
         self.tensors: dict[str, TensorInfo] = {}
         self._open: dict[Path, Any] = {}
         # The single file comes first where both are there, as in transformers.
@@ -87,7 +93,7 @@ class Checkpoint:
         self._open.clear()
 
     def read(self, name: str) -> Tensor:
-        """One tensor, on the CPU, backed by the mapped file: copy it before the checkpoint closes.
+        """One tensor, on the CPU. If it is backed by the mapped file, copy it before the checkpoint closes.
 
         Raises:
             WeightsError: its dtype is not one that weights may have, or the file cannot be mapped.
@@ -99,6 +105,8 @@ class Checkpoint:
                 f"{', '.join(DTYPES)}: use the model's release in one of these"
             )
         try:
+            if not self._mapped:
+                return _read_bytes(info).view(DTYPES[info.dtype]).view(info.shape)
             if info.path not in self._open:
                 self._open[info.path] = safe_open(info.path, framework="pt", device="cpu")
             tensor: Tensor = self._open[info.path].get_tensor(name)
@@ -125,6 +133,19 @@ class Checkpoint:
                     f"{index.parent / file} holds the tensor {unlisted[0]}, which {index.name} does not list "
                     f"({len(unlisted)} such); download both again, from one revision of the model"
                 )
+
+
+def _read_bytes(info: TensorInfo) -> Tensor:
+    values = torch.empty(info.size, dtype=torch.uint8)
+    rest = values.numpy().data
+    with info.path.open("rb", buffering=0) as file:
+        file.seek(info.offset)
+        while rest:
+            count = file.readinto(rest)
+            if not count:
+                raise OSError("the file ends before the tensor does")
+            rest = rest[count:]
+    return values
 
 
 def read_header(path: Path) -> dict[str, TensorInfo]:
@@ -159,11 +180,11 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     if not isinstance(header, dict):
         raise WeightsError(f"{path} has a damaged header (not a JSON object); {_DOWNLOAD}")
     header.pop("__metadata__", None)
-    available = size - 8 - length
-    return {name: _tensor_info(path, name, entry, available) for name, entry in header.items()}
+    return {name: _tensor_info(path, name, entry, 8 + length, size) for name, entry in header.items()}
 
 
-def _tensor_info(path: Path, name: str, entry: Any, available: int) -> TensorInfo:
+def _tensor_info(path: Path, name: str, entry: Any, start: int, file_size: int) -> TensorInfo:
+    """What one header entry says; the tensors' bytes run from `start` to the end of the file."""
     damaged = WeightsError(f"{path} has a damaged header: the entry of the tensor {name} makes no sense; {_DOWNLOAD}")
     if not isinstance(entry, dict):
         raise damaged
@@ -173,12 +194,13 @@ def _tensor_info(path: Path, name: str, entry: Any, available: int) -> TensorInf
     begin, end = offsets
     if begin > end or (dtype in DTYPES and math.prod(shape) * DTYPES[dtype].itemsize != end - begin):
         raise damaged
+    available = file_size - start
     if end > available:
         raise WeightsError(
             f"{path} is truncated: the tensor {name} ends at byte {end} of the tensor data, of which the file "
             f"has {available}; {_DOWNLOAD}"
         )
-    return TensorInfo(path=path, dtype=dtype, shape=tuple(shape), offset=begin)
+    return TensorInfo(path=path, dtype=dtype, shape=tuple(shape), offset=start + begin, size=end - begin)
 
 
 def _whole_numbers(value: Any) -> TypeGuard[list[int]]:

@@ -26,9 +26,6 @@ HARMLESS_SUFFIXES = (".rotary_emb.inv_freq",)
 _MANY_MISSING = 10_000
 """Where the search stops: the config is not that of these weights, and may ask for millions of tensors."""
 
-SCALE_SUFFIX = "_scale_inv"
-"""Appended to the name of an FP8 weight, names its block scales."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class TensorSpec:

@@ -68,7 +68,7 @@ int64_t rows_at_once(const AttentionTask& task, int states) {
 void finish_rows(const AttentionKernels& kernels, const Group& group, int64_t row_begin, int64_t row_end, const float* states) {
     const int64_t stride = state_stride(group.task.value_dim);
     for (int64_t row = row_begin; row < row_end; ++row, states += stride)
-        kernels.finish(states, group.task.value_dim,
+        kernels.finish(states, group.task.value_dim, group.task.values.bf16,
                        group.out + row / group.task.heads * group.out_token + row % group.task.heads * group.out_head);
 }
 

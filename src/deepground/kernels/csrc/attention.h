@@ -39,7 +39,9 @@ struct MlaWeights {
     std::vector<const Matrix*> value_up;  // by head, (n = v_dim, k = kv_lora): the mixed latent to the head's output
 };
 
-// Multi-head latent attention, absorbed: all heads read the latents as one shared key, and as values.
+// Multi-head latent attention, absorbed: all heads read the latents as one shared key, and as values. Prompts too:
+// decompressed keys would take a third of the multiply-adds for long prompts, but a token's result would then depend on
+// whether it came in a prompt or was generated.
 // q: (T, heads * (nope + rope)) with stride ldq, rope parts rotated; latents: width kv_lora + rope, the normed latent
 // first, the rotated shared key after; out: (T, heads * v_dim) with stride ldo.
 void mla_attention(const Machine& machine, const Span* spans, int64_t count, const MlaWeights& weights, const float* q, int64_t ldq,

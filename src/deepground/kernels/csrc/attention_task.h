@@ -35,19 +35,20 @@ struct AttentionTask {
     float scale = 0;
 };
 
-// The state of a row, in floats: its mix in units of e^maximum, in whole panels; the maximum; the sum.
+// The state of a row, in floats: its mix in units of e^maximum, in whole panels; the sum, by lanes of a vector; the
+// maximum. Mixes of bf16 values are kept in the order in which a vector's pairs come apart.
 DG_INLINE int64_t state_mix(int64_t value_dim) { return (value_dim + kPanel - 1) / kPanel * kPanel; }
-DG_INLINE int64_t state_stride(int64_t value_dim) { return state_mix(value_dim) + 16; }
+DG_INLINE int64_t state_stride(int64_t value_dim) { return state_mix(value_dim) + 32; }
 
 struct AttentionKernels {
     // Bytes of scratch that `attend` wants, 64-byte aligned.
     int64_t (*scratch_bytes)(const AttentionTask& task);
-    // The states of the task's rows over one split, from nothing; rows that see none of it get maximum -inf, sum 0.
+    // The states of the task's rows over one split, from nothing.
     void (*attend)(const AttentionTask& task, int64_t split, float* states, void* scratch);
     // states += others, those of a later split.
     void (*merge)(float* states, const float* others, int64_t rows, int64_t value_dim);
-    // out = mix / sum, value_dim values of one row.
-    void (*finish)(const float* state, int64_t value_dim, float* out);
+    // out = mix / sum, value_dim values of one row; bf16: whether the values were.
+    void (*finish)(const float* state, int64_t value_dim, bool bf16, float* out);
 };
 
 }  // namespace deepground

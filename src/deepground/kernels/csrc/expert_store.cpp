@@ -230,12 +230,10 @@ void ExpertStore::begin(int64_t layer, const int32_t* ids, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
         const int64_t index = layer_first_[static_cast<size_t>(layer)] + ids[i];
         Entry& entry = entries_[static_cast<size_t>(index)];
-        if (entry.state == State::failed && entry.parts_left == 0) entry.state = State::absent;  // tried again
-        // What is still arriving for a pass that was given up counts as a miss, too: this pass waits for it.
         ++(entry.state == State::ready ? stats_.hits : stats_.misses);
         entry.score += growth_;
         entry.pinned = true;
-        wanted_.push_back({i, index, entry.state != State::absent});
+        wanted_.push_back({i, index, entry.state == State::ready});
     }
     schedule();
 }
@@ -305,10 +303,21 @@ int64_t ExpertStore::next(ExpertSet::Ready* ready) {
 
 void ExpertStore::end() noexcept {
     {
-        const std::lock_guard lock(mutex_);
+        std::unique_lock lock(mutex_);
         for (int64_t index : given_) entries_[static_cast<size_t>(index)].pinned = false;
-        for (const Wanted& wanted : wanted_) entries_[static_cast<size_t>(wanted.entry)].pinned = false;
         given_.clear();
+        // Only a pass that was given up leaves anything. Nothing of it lasts: neither reads nor failures.
+        for (const Job& job : jobs_) {
+            entries_[static_cast<size_t>(job.entry)].state = State::failed;
+            finish_part(entries_[static_cast<size_t>(job.entry)]);
+        }
+        jobs_.clear();
+        for (const Wanted& wanted : wanted_) {
+            Entry& entry = entries_[static_cast<size_t>(wanted.entry)];
+            arrived_.wait(lock, [&] { return entry.parts_left == 0; });
+            if (entry.state == State::failed) entry.state = State::absent;
+            entry.pinned = false;
+        }
         wanted_.clear();
     }
     pass_.unlock();
@@ -317,6 +326,13 @@ void ExpertStore::end() noexcept {
 const StoredExpert& ExpertStore::stored(int64_t entry) const {
     const auto layer = std::upper_bound(layer_first_.begin(), layer_first_.end(), entry) - layer_first_.begin() - 1;
     return layers_[static_cast<size_t>(layer)][static_cast<size_t>(entry - layer_first_[static_cast<size_t>(layer)])];
+}
+
+// One of an entry's three reads is over, well or badly.
+void ExpertStore::finish_part(Entry& entry) {
+    if (--entry.parts_left > 0) return;
+    if (entry.state == State::loading) entry.state = State::ready;
+    else owners_[static_cast<size_t>(entry.slot)] = -1;
 }
 
 void ExpertStore::work() {
@@ -342,10 +358,7 @@ void ExpertStore::work() {
             entry.state = State::failed;
             error_ = error;
         }
-        if (--entry.parts_left == 0) {
-            if (entry.state == State::loading) entry.state = State::ready;
-            else owners_[static_cast<size_t>(entry.slot)] = -1;
-        }
+        finish_part(entry);
         arrived_.notify_all();
     }
 }

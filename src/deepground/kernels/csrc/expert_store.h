@@ -108,7 +108,7 @@ class ExpertStore {
     void work();
     void load(const Job& job, std::vector<uint8_t>& staging);
     void read(const File& file, int64_t offset, int64_t bytes, uint8_t* to) const;
-    void fail(const std::string& what);
+    void finish_part(Entry& entry);
 
     std::vector<std::vector<StoredExpert>> layers_;
     std::vector<int64_t> layer_first_;  // entry of each layer's first expert

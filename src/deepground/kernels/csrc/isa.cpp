@@ -1,6 +1,5 @@
 // CPUID, XGETBV and (for AMX) the kernel's permission; source: Intel SDM vol. 1 chapters 13 and 18 and vol. 2
-// CPUID (leaves 1, 7 and 1DH), Linux Documentation/arch/x86/xstate.rst. On ARM the auxiliary vector; source: Linux
-// Documentation/arch/arm64/elf_hwcaps.rst.
+// CPUID (leaves 1, 7 and 1DH), Linux Documentation/arch/x86/xstate.rst.
 #include "isa.h"
 
 #include <cstring>
@@ -16,8 +15,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
-#elif defined(__aarch64__) && defined(__linux__)
-#include <sys/auxv.h>
 #endif
 
 namespace deepground {
@@ -76,8 +73,7 @@ bool machine_has(Isa isa) {
     static const Cpu cpu = read_cpu();
     switch (isa) {
         case Isa::generic: return true;
-        case Isa::neon:
-        case Isa::neon_bf16: return false;
+        case Isa::neon: return false;
         case Isa::avx2: return cpu.avx2;
         case Isa::avx512: return cpu.avx512;
         case Isa::avx512_bf16: return cpu.avx512_bf16;
@@ -88,18 +84,7 @@ bool machine_has(Isa isa) {
     return false;
 }
 #elif defined(__aarch64__)
-bool has_bf16() {
-#if defined(__linux__)
-    constexpr unsigned long hwcap2_bf16 = 1ul << 14;
-    return (getauxval(AT_HWCAP2) & hwcap2_bf16) != 0;
-#else
-    return false;
-#endif
-}
-
-bool machine_has(Isa isa) {
-    return isa == Isa::generic || isa == Isa::neon || (isa == Isa::neon_bf16 && has_bf16());  // NEON is part of ARMv8-A
-}
+bool machine_has(Isa isa) { return isa == Isa::generic || isa == Isa::neon; }  // NEON is part of ARMv8-A
 #else
 bool machine_has(Isa isa) { return isa == Isa::generic; }
 #endif
@@ -110,7 +95,6 @@ const char* isa_name(Isa isa) {
     switch (isa) {
         case Isa::generic: return "generic";
         case Isa::neon: return "neon";
-        case Isa::neon_bf16: return "neon_bf16";
         case Isa::avx2: return "avx2";
         case Isa::avx512: return "avx512";
         case Isa::avx512_bf16: return "avx512_bf16";
@@ -127,7 +111,7 @@ bool isa_supported(Isa isa) { return machine_has(isa) && kernels_for(isa) != nul
 
 IsaChoice choose_isa(bool (*supported)(Isa), std::string (*trial)(Isa)) {
     std::string reasons;
-    for (Isa isa : {Isa::amx, Isa::avx512_bf16, Isa::neon_bf16}) {
+    for (Isa isa : {Isa::amx, Isa::avx512_bf16}) {
         if (!supported(isa)) continue;
         const std::string wrong = trial(isa);
         if (wrong.empty()) return {isa, reasons};

@@ -29,7 +29,7 @@ void relax() {
 // between two kernels of a pass, shorter than anything a person or a power meter notices.
 constexpr int kSpins = 5000;
 // The caller's wait is for its own work; where a worker has lost its core, giving way helps it back.
-constexpr int kSpinsBeforeYield = 20000;
+constexpr int kSpinsBeforeYield = 2000;
 
 // std::atomic::wait spins and yields in ways that differ between libraries; the futex says what is meant.
 void sleep_while_equal(std::atomic<uint32_t>& word, uint32_t value) {
@@ -93,7 +93,6 @@ void Pool::launch(Entry entry, const void* context) {
         entry(context, 0);
         return;
     }
-    while (busy_.test_and_set(std::memory_order_acquire)) std::this_thread::yield();
     entry_ = entry;
     context_ = context;
     const uint32_t round = round_.fetch_add(1, std::memory_order_seq_cst) + 1;
@@ -106,7 +105,6 @@ void Pool::launch(Entry entry, const void* context) {
             else std::this_thread::yield();
         }
     }
-    busy_.clear(std::memory_order_release);
 }
 
 void Pool::work(int thread, int cpu) {

@@ -27,21 +27,40 @@ class Pool {
     // One caller at a time; a second waits. Bodies must not throw and must not call run.
     template <typename Body>
     void run(const Body& body) {
+        const Turn turn(busy_);
         launch([](const void* context, int thread) { (*static_cast<const Body*>(context))(thread); }, &body);
     }
 
     // Splits [0, count) into a contiguous share per thread: body(begin, end, thread). Shares differ by at most one,
-    // and depend on count and the number of threads only, so that a thread meets the same weights in every pass.
+    // and depend on count and the number of threads only, so that a thread meets the same weights in every pass. Each
+    // is dealt with in pieces of `grain` (0: an eighth of it), and a thread that is done takes pieces of the others':
+    // one that lost its core for a moment must not hold up all.
     template <typename Body>
-    void split(int64_t count, const Body& body) {
+    void split(int64_t count, const Body& body, int64_t grain = 0) {
+        if (count <= 0) return;
         if (threads_ == 1 || count == 1) {
-            if (count > 0) body(int64_t{0}, count, 0);
+            body(int64_t{0}, count, 0);
             return;
         }
-        run([&](int thread) {
-            const int64_t begin = count * thread / threads_, end = count * (thread + 1) / threads_;
-            if (begin < end) body(begin, end, thread);
-        });
+        const Turn turn(busy_);
+        if (grain <= 0) grain = (count / threads_ + 7) / 8;
+        if (grain <= 0) grain = 1;
+        for (int thread = 0; thread < threads_; ++thread) {
+            Slot& slot = slots_[static_cast<size_t>(thread)];
+            slot.next.store(count * thread / threads_, std::memory_order_relaxed);
+            slot.end = count * (thread + 1) / threads_;
+        }
+        const auto work = [&](int thread) {
+            for (int other = 0; other < threads_; ++other) {
+                Slot& slot = slots_[static_cast<size_t>((thread + other) % threads_)];
+                const int64_t end = slot.end;
+                while (slot.next.load(std::memory_order_relaxed) < end) {
+                    const int64_t begin = slot.next.fetch_add(grain, std::memory_order_relaxed);
+                    if (begin < end) body(begin, begin + grain < end ? begin + grain : end, thread);
+                }
+            }
+        };
+        launch([](const void* context, int thread) { (*static_cast<const decltype(work)*>(context))(thread); }, &work);
     }
 
     // Hands out [0, count) in steps of `step` to whichever thread is free.
@@ -59,11 +78,26 @@ class Pool {
 
   private:
     using Entry = void (*)(const void*, int);
-    void launch(Entry entry, const void* context);
+    // One caller at a time.
+    class Turn {
+      public:
+        explicit Turn(std::atomic_flag& busy) : busy_(busy) {
+            while (busy_.test_and_set(std::memory_order_acquire)) std::this_thread::yield();
+        }
+        ~Turn() { busy_.clear(std::memory_order_release); }
+        Turn(const Turn&) = delete;
+        Turn& operator=(const Turn&) = delete;
+
+      private:
+        std::atomic_flag& busy_;
+    };
+    void launch(Entry entry, const void* context);  // the caller has its turn
     void work(int thread, int cpu);
 
     struct alignas(64) Slot {
         std::atomic<uint32_t> done{0};
+        std::atomic<int64_t> next{0};  // of this thread's share, what nobody has taken yet
+        int64_t end = 0;
         void* scratch = nullptr;
         int64_t scratch_bytes = 0;
     };

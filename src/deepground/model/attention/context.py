@@ -1,7 +1,7 @@
 """What all layers of one pass share, worked out once: angles, masks, and slots of the cache.
 
 Legend: T tokens of the pass, R rotary pairs, B rows, S row length, H heads, W head width, N decoding
-sequences, P longest of their contexts, L new tokens of a prefill chunk, C all tokens of its sequence so far.
+tokens, P longest of their contexts, L new tokens of a prefill chunk, C all tokens of its sequence so far.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from deepground.model.batch import Batch, KVCache, PagedBatch, RowBatch, Span
 from deepground.model.rope import RotaryEmbedding
+
+MAX_DECODE_TOKENS = 32
+"""Most tokens that a sequence brings when it decodes: one of its own, the others drafts to be verified."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +35,14 @@ class RowContext:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeGroup:
-    """All sequences that bring one new token, attended to in one call."""
+    """The tokens of all sequences that bring few, each attended to by itself, in one call."""
 
     rows: slice | Tensor
     """Which tokens of the pass they are."""
     lengths: tuple[int, ...]
-    """Tokens of each sequence, the new one included."""
+    """Tokens that each one sees, itself included."""
     slots_NP: Tensor
-    """Slots of each sequence; short ones repeat their own last slot, so that nothing foreign is ever read."""
+    """Slots of the tokens that each one sees; short rows repeat its own slot, so that nothing foreign is ever read."""
     mask_N11P: Tensor | None
     """-inf at the repeats. None: there are none."""
 
@@ -97,7 +100,7 @@ def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _prepare_paged(batch: PagedBatch, cos_TR: Tensor, sin_TR: Tensor, dtype: torch.dtype) -> PagedContext:
     device = batch.token_ids_T.device
-    decodes = [span for span in batch.spans if span.length == 1]
+    decodes = [span for span in batch.spans if _is_decoding(span)]
     prefills = tuple(
         PrefillChunk(
             rows=slice(span.start, span.start + span.length),
@@ -105,7 +108,7 @@ def _prepare_paged(batch: PagedBatch, cos_TR: Tensor, sin_TR: Tensor, dtype: tor
             mask_LC=causal_mask(span.length, span.context + span.length, dtype, device) if span.context else None,
         )
         for span in batch.spans
-        if span.length > 1
+        if not _is_decoding(span)
     )
     return PagedContext(
         cos_TR=cos_TR,
@@ -117,20 +120,32 @@ def _prepare_paged(batch: PagedBatch, cos_TR: Tensor, sin_TR: Tensor, dtype: tor
     )
 
 
+def _is_decoding(span: Span) -> bool:
+    # A token and its drafts take the way of a single token, so that verifying computes what decoding would have.
+    return span.length == 1 or (span.context > 0 and span.length <= MAX_DECODE_TOKENS)
+
+
 def _decode_group(spans: list[Span], dtype: torch.dtype, device: torch.device) -> DecodeGroup:
-    lengths = tuple(span.context + 1 for span in spans)
+    lengths = tuple(span.context + n + 1 for span in spans for n in range(span.length))
     longest = max(lengths)
-    slots_NP = torch.stack(
-        [
-            span.slots if length == longest else torch.cat((span.slots, span.slots[-1:].expand(longest - length)))
-            for span, length in zip(spans, lengths, strict=True)
-        ]
-    )
+    slots_NP = torch.cat([_padded(span.slots, longest).expand(span.length, longest) for span in spans])
     mask = None
     if min(lengths) < longest:
+        own_N1 = torch.cat([span.slots[span.context :] for span in spans]).unsqueeze(1)
         ends_N1 = torch.tensor(lengths, device=device).unsqueeze(1)
-        mask = _additive(torch.arange(longest, device=device) < ends_N1, dtype)[:, None, None, :]
-    starts = [span.start for span in spans]
-    contiguous = starts[-1] - starts[0] + 1 == len(starts)
-    rows = slice(starts[0], starts[-1] + 1) if contiguous else torch.tensor(starts, device=device)
-    return DecodeGroup(rows=rows, lengths=lengths, slots_NP=slots_NP, mask_N11P=mask)
+        seen_NP = torch.arange(longest, device=device) < ends_N1
+        slots_NP = torch.where(seen_NP, slots_NP, own_N1)
+        mask = _additive(seen_NP, dtype)[:, None, None, :]
+    rows = [span.start + n for span in spans for n in range(span.length)]
+    contiguous = rows[-1] - rows[0] + 1 == len(rows)
+    return DecodeGroup(
+        rows=slice(rows[0], rows[-1] + 1) if contiguous else torch.tensor(rows, device=device),
+        lengths=lengths,
+        slots_NP=slots_NP,
+        mask_N11P=mask,
+    )
+
+
+def _padded(slots: Tensor, length: int) -> Tensor:
+    missing = length - len(slots)
+    return torch.cat((slots, slots[-1:].expand(missing))) if missing else slots

@@ -9,11 +9,7 @@ namespace {
 
 inline float infinity() { return __builtin_inff(); }
 
-inline float vexp1(float x) {
-    float lanes[kLanes];
-    store(lanes, vexp(set1(x)));
-    return lanes[0];
-}
+constexpr int64_t kMaximum = 16;  // where it stands behind a state's mix
 
 // Cache rows of one element type.
 template <typename Code>
@@ -22,7 +18,12 @@ template <>
 struct CodeVec<float> {
     static constexpr int kCodes = kLanes;  // codes of one key that a transposed square of keys and words covers
     static inline Vec load_words(const float* p) { return load(p); }
-    static inline Vec load_values(const float* p) { return load(p); }
+    // 2 * kLanes values, and where value i of them is then found.
+    static inline void load_two(const float* p, Vec* out) {
+        out[0] = load(p);
+        out[1] = load(p + kLanes);
+    }
+    static inline int64_t place(int64_t i) { return i; }
     static inline float value(float code) { return code; }
     static inline void store_words(Vec words, int64_t word, float* out) { store(out + word * kPanel, words); }
 };
@@ -30,7 +31,15 @@ template <>
 struct CodeVec<uint16_t> {
     static constexpr int kCodes = 2 * kLanes;  // two codes are transposed as one word
     static inline Vec load_words(const uint16_t* p) { return load_pairs(p); }
-    static inline Vec load_values(const uint16_t* p) { return load_bf16(p); }
+    static inline void load_two(const uint16_t* p, Vec* out) {  // as pairs come apart: even ones first
+        const Vec words = load_pairs(p);
+        out[0] = even_bf16(words);
+        out[1] = odd_bf16(words);
+    }
+    static inline int64_t place(int64_t i) {
+        constexpr int64_t kTwo = 2 * kLanes;
+        return i / kTwo * kTwo + i % 2 * kLanes + i % kTwo / 2;
+    }
     static inline float value(uint16_t code) {
         const uint32_t bits = static_cast<uint32_t>(code) << 16;
         float x;
@@ -43,20 +52,20 @@ struct CodeVec<uint16_t> {
     }
 };
 
-// Where the keys or values of one block lie, and those of the next, which are fetched meanwhile.
+// Where the keys or values of one block lie, and those of the next, which are fetched meanwhile: each line of it when
+// the same line of this block is read.
 template <typename Code>
 struct BlockRows {
     const Code *row[kKeyBlock], *next[kKeyBlock];
-
-    // Places behind the last key repeat it: nothing looks at their scores.
-    BlockRows(const CacheView& view, const int64_t* slots, int64_t first, int64_t end) {
-        for (int64_t i = 0; i < kKeyBlock; ++i) {
-            const int64_t here = first + i < end ? first + i : end - 1, there = here + kKeyBlock < end ? here + kKeyBlock : end - 1;
-            row[i] = static_cast<const Code*>(view.data) + slots[here] * view.width;
-            next[i] = static_cast<const Code*>(view.data) + slots[there] * view.width;
-        }
-    }
 };
+
+// Of the block that begins at `first`. Places behind the last key repeat it: nothing looks at their scores.
+template <typename Code>
+inline void find_rows(const CacheView& view, const int64_t* slots, int64_t first, int64_t end, const Code** rows) {
+    const int64_t count = end - first < kKeyBlock ? end - first : kKeyBlock;
+    for (int64_t i = 0; i < count; ++i) rows[i] = static_cast<const Code*>(view.data) + slots[first + i] * view.width;
+    for (int64_t i = count < 0 ? 0 : count; i < kKeyBlock; ++i) rows[i] = static_cast<const Code*>(view.data) + slots[end - 1] * view.width;
+}
 
 // 32 keys as columns: [dim][32].
 template <typename Code>
@@ -69,7 +78,7 @@ inline void pack_keys(const BlockRows<Code>& rows, int64_t first, int64_t dim, f
             Vec words[kLanes];
             for (int i = 0; i < kLanes; ++i) {
                 words[i] = Codes::load_words(row[i] + d);
-                prefetch_far(next[i] + d);
+                prefetch(next[i] + d);
             }
             transpose(words);
             for (int i = 0; i < kLanes; ++i) Codes::store_words(words[i], i, out + d * kPanel + group);
@@ -86,26 +95,37 @@ inline void pack_values(const BlockRows<Code>& rows, int64_t count, int64_t d, i
     for (int64_t key = 0; key < count; ++key, out += kPanel) {
         const Code* row = rows.row[key] + d;
         if (d + kPanel <= dim) {
-            prefetch_far(rows.next[key] + d);
-            for (int i = 0; i < kPanel; i += kLanes) store(out + i, Codes::load_values(row + i));
+            prefetch(rows.next[key] + d);
+            for (int i = 0; i < kPanel; i += 2 * kLanes) {
+                Vec two[2];
+                Codes::load_two(row + i, two);
+                store(out + i, two[0]);
+                store(out + i + kLanes, two[1]);
+            }
         } else {
-            for (int64_t i = 0; i < kPanel; ++i) out[i] = d + i < dim ? Codes::value(row[i]) : 0.0f;
+            for (int64_t i = 0; i < kPanel; ++i) out[Codes::place(i)] = d + i < dim ? Codes::value(row[i]) : 0.0f;
         }
     }
 }
 
+static_assert(kTileVecs % 2 == 0, "values come two vectors at a time");
+
 // What a product multiplies with: `count` rows of 32 columns.
 struct Panel {
     const float* values;
-    inline Vec column(int64_t k, int64_t i) const { return load(values + k * kPanel + i); }
+    inline void columns(int64_t k, int64_t i, Vec* out) const {
+        for (int v = 0; v < kTileVecs; ++v) out[v] = load(values + k * kPanel + i + v * kLanes);
+    }
     inline void fetch(int64_t) const {}
 };
 template <typename Code>
 struct CachePanel {  // values as they lie in the cache
     const BlockRows<Code>& rows;
     int64_t d;
-    inline Vec column(int64_t k, int64_t i) const { return CodeVec<Code>::load_values(rows.row[k] + d + i); }
-    inline void fetch(int64_t k) const { prefetch_far(rows.next[k] + d); }
+    inline void columns(int64_t k, int64_t i, Vec* out) const {
+        for (int v = 0; v < kTileVecs; v += 2) CodeVec<Code>::load_two(rows.row[k] + d + i + v * kLanes, out + v);
+    }
+    inline void fetch(int64_t k) const { prefetch(rows.next[k] + d); }
 };
 
 // out[r][32] = scale * (x[r][..count] times panel), or added to out where kAdd; each sum over k in order, from zero.
@@ -118,7 +138,7 @@ inline void product_tile(const Source& panel, int64_t part, int64_t count, const
     for (int64_t k = 0; k < count; ++k) {
         panel.fetch(k);
         Vec column[kTileVecs];
-        for (int i = 0; i < kTileVecs; ++i) column[i] = panel.column(k, part + i * kLanes);
+        panel.columns(k, part, column);
         for (int r = 0; r < R; ++r) {
             const Vec factor = set1(x[r * ldx + k]);
             for (int i = 0; i < kTileVecs; ++i) sums[r][i] = fma(factor, column[i], sums[r][i]);
@@ -153,24 +173,26 @@ inline void product(const Source& panel, int64_t count, const float* x, int64_t 
 inline void soften(float* scores, int64_t visible, float* state, int64_t mix) {
     constexpr int kVecs = static_cast<int>(kKeyBlock) / kLanes;
     for (int64_t i = visible; i < kKeyBlock; ++i) scores[i] = -infinity();
-    float &maximum_so_far = state[mix], &sum_so_far = state[mix + 1];
-    Vec largest = set1(maximum_so_far);
-    for (int i = 0; i < kVecs; ++i) largest = vmax(load(scores + i * kLanes), largest);
+    float *sums = state + mix, &so_far = state[mix + kMaximum];
+    Vec score[kVecs];
+    for (int i = 0; i < kVecs; ++i) score[i] = load(scores + i * kLanes);
+    Vec largest = set1(so_far);
+    for (int i = 0; i < kVecs; ++i) largest = vmax(score[i], largest);  // a NaN is passed over here, not below
     const float top = maximum(largest);
-    if (top != maximum_so_far) {
-        const float factor = vexp1(maximum_so_far - top);
-        for (int64_t i = 0; i < mix; i += kLanes) store(state + i, mul(load(state + i), set1(factor)));
-        sum_so_far *= factor;
-        maximum_so_far = top;
+    if (top != so_far) {
+        const Vec factor = vexp(sub(set1(so_far), set1(top)));
+        for (int64_t i = 0; i < mix; i += kLanes) store(state + i, mul(load(state + i), factor));
+        store(sums, mul(load(sums), factor));
+        so_far = top;
     }
     const Vec base = set1(top == -infinity() ? 0.0f : top);
-    Vec total = zero();
+    Vec total = load(sums);
     for (int i = 0; i < kVecs; ++i) {
-        const Vec weight = vexp(sub(load(scores + i * kLanes), base));
+        const Vec weight = vexp(sub(score[i], base));
         store(scores + i * kLanes, weight);
         total = add(total, weight);
     }
-    sum_so_far += sum(total);
+    store(sums, total);
 }
 
 // Where the parts of a task's scratch begin, in floats; each a multiple of a line.
@@ -188,15 +210,14 @@ int64_t attention_scratch_bytes(const AttentionTask& task) {
     return AttentionScratch(task).end * static_cast<int64_t>(sizeof(float));
 }
 
-// Rows first_row .. rows against the keys first .. end of one block.
+// Rows first_row .. rows against the `count` keys of the block that begins at position `first`.
 template <typename Code>
-inline void attend_block(const AttentionTask& task, float* memory, int64_t first, int64_t split_end, int64_t first_row, float* states) {
+inline void attend_block(const AttentionTask& task, const BlockRows<Code>& keys, const BlockRows<Code>& values, float* memory,
+                         int64_t first, int64_t count, int64_t first_row, float* states) {
     const AttentionScratch at(task);
-    const int64_t count = split_end - first < kKeyBlock ? split_end - first : kKeyBlock;
     const int64_t rows = task.row_end - task.row_begin - first_row;
     const int64_t mix = state_mix(task.value_dim), stride = state_stride(task.value_dim);
     float *scores = memory + at.scores + first_row * kKeyBlock, *state = states + first_row * stride, *panel = memory + at.panel;
-    const BlockRows<Code> keys(task.keys, task.slots, first, split_end), values(task.values, task.slots, first, split_end);
     for (int64_t key = 0; key < count; key += kPanel) {
         pack_keys(keys, key, task.key_dim, panel);
         product<false>(Panel{panel}, task.key_dim, memory + first_row * task.key_dim, task.key_dim, rows, set1(task.scale), scores + key,
@@ -221,10 +242,21 @@ template <typename Code>
 void attend_split(const AttentionTask& task, int64_t split, float* states, float* memory) {
     const int64_t last_token = (task.row_end - 1) / task.heads, end = task.context + last_token + 1;
     const int64_t split_end = (split + 1) * kKeySplit < end ? (split + 1) * kKeySplit : end;
+    if (split_end <= split * kKeySplit) return;  // these rows see nothing of it
+    BlockRows<Code> keys, values;
+    find_rows(task.keys, task.slots, split * kKeySplit, split_end, keys.next);
+    find_rows(task.values, task.slots, split * kKeySplit, split_end, values.next);
     for (int64_t first = split * kKeySplit; first < split_end; first += kKeyBlock) {
+        for (int64_t i = 0; i < kKeyBlock; ++i) {
+            keys.row[i] = keys.next[i];
+            values.row[i] = values.next[i];
+        }
+        find_rows(task.keys, task.slots, first + kKeyBlock, split_end, keys.next);
+        find_rows(task.values, task.slots, first + kKeyBlock, split_end, values.next);
+        const int64_t count = split_end - first < kKeyBlock ? split_end - first : kKeyBlock;
         const int64_t first_token = first - task.context;  // that sees position `first`
         const int64_t skipped = first_token * task.heads - task.row_begin;
-        attend_block<Code>(task, memory, first, split_end, skipped > 0 ? skipped : 0, states);
+        attend_block(task, keys, values, memory, first, count, skipped > 0 ? skipped : 0, states);
     }
 }
 
@@ -234,8 +266,8 @@ void attend(const AttentionTask& task, int64_t split, float* states, void* scrat
     for (int64_t row = task.row_begin; row < task.row_end; ++row) {
         float* state = states + (row - task.row_begin) * stride;
         for (int64_t i = 0; i < mix; i += kLanes) store(state + i, zero());
-        state[mix] = -infinity();
-        state[mix + 1] = 0.0f;
+        store(state + mix, zero());
+        state[mix + kMaximum] = -infinity();
         const float* query = task.q + row / task.heads * task.q_token + row % task.heads * task.q_head;
         float* copy = memory + (row - task.row_begin) * task.key_dim;
         for_vectors(task.key_dim, [&](int64_t i, int64_t count) { store_any(copy + i, load_any(query + i, count), count); });
@@ -247,19 +279,25 @@ void attend(const AttentionTask& task, int64_t split, float* states, void* scrat
 void merge_states(float* states, const float* others, int64_t rows, int64_t value_dim) {
     const int64_t mix = state_mix(value_dim), stride = state_stride(value_dim);
     for (int64_t row = 0; row < rows; ++row, states += stride, others += stride) {
-        if (others[mix + 1] == 0.0f) continue;  // sees nothing of that split
-        const float top = others[mix] > states[mix] ? others[mix] : states[mix];
-        const float ours = vexp1(states[mix] - top), theirs = vexp1(others[mix] - top);
-        for (int64_t i = 0; i < mix; i += kLanes)
-            store(states + i, fma(load(states + i), set1(ours), mul(load(others + i), set1(theirs))));
-        states[mix + 1] = states[mix + 1] * ours + others[mix + 1] * theirs;
-        states[mix] = top;
+        if (sum(load(others + mix)) == 0.0f) continue;  // sees nothing of that split
+        float &top = states[mix + kMaximum], other = others[mix + kMaximum];
+        const float larger = other > top ? other : top;
+        const Vec ours = vexp(sub(set1(top), set1(larger))), theirs = vexp(sub(set1(other), set1(larger)));
+        for (int64_t i = 0; i < mix; i += kLanes) store(states + i, fma(load(states + i), ours, mul(load(others + i), theirs)));
+        store(states + mix, fma(load(states + mix), ours, mul(load(others + mix), theirs)));
+        top = larger;
     }
 }
 
-void finish_state(const float* state, int64_t value_dim, float* out) {
-    const Vec total = set1(state[state_mix(value_dim) + 1]);
-    for_vectors(value_dim, [&](int64_t i, int64_t count) { store_any(out + i, div(load(state + i), total), count); });
+template <typename Code>
+void finish_as(const float* state, int64_t value_dim, float* out) {
+    const float factor = 1.0f / sum(load(state + state_mix(value_dim)));
+    for (int64_t i = 0; i < value_dim; ++i) out[i] = state[CodeVec<Code>::place(i)] * factor;
+}
+
+void finish_state(const float* state, int64_t value_dim, bool bf16, float* out) {
+    if (bf16) finish_as<uint16_t>(state, value_dim, out);
+    else finish_as<float>(state, value_dim, out);
 }
 
 constexpr AttentionKernels kAttention = {attention_scratch_bytes, attend, merge_states, finish_state};

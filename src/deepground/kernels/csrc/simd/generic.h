@@ -105,7 +105,6 @@ inline Vec load_e8m0(const uint8_t* p) {
     return make([&](int i) { return bits_to_float(p[i] ? static_cast<uint32_t>(p[i]) << 23 : 0x400000u); });
 }
 inline void prefetch(const void*) {}
-inline void prefetch_far(const void*) {}
 
 }  // namespace
 }  // namespace deepground

@@ -1,0 +1,19 @@
+#include "attention_task.h"
+#include "kernels.h"
+
+#include "simd/neon.h"
+
+#include "impl/elementwise.inl"
+#include "impl/linear.inl"
+#include "impl/attention.inl"
+
+namespace deepground {
+extern const Kernels kernels_neon;
+const Kernels kernels_neon = {
+    Isa::neon,
+    kLanes,
+    {false, linear_scratch_bytes, linear, unpack},
+    {rms_norm, silu_mul, add_scaled, rope, float_to_bf16, bf16_to_float, read_sum, peak_flops},
+    &kAttention,
+};
+}  // namespace deepground

@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: help env dev serve chat test unit parity test-slow types lint contracts format docs lock bench clean
+.PHONY: help env dev serve chat test unit parity test-slow types lint contracts format docs lock bench clean native-test native-asan native-tsan native-arm
 
 help:
 	@echo "make serve     start the bundled model on http://$(HOST):$(PORT)   (PORT=9000 for another port)"
@@ -81,7 +81,7 @@ docs: dev
 	$(BIN)/python -m typer deepground.cli utils docs --name deepground --output docs/reference/cli.md
 
 bench: env
-	$(BIN)/python benchmarks/serving.py
+	$(BIN)/deepground bench $(MODEL)
 
 # torch's local version (+cpu) names a build, not a release: pinned without it.
 lock:
@@ -91,6 +91,27 @@ lock:
 	sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements/runtime.txt requirements/dev.txt
 LOCK := --quiet --upgrade --strip-extras --allow-unsafe --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+
+# The kernels' own tests (src/deepground/kernels/csrc/tests), built apart from the package: plain, with sanitizers,
+# and for ARM. --trap runs AMX and AVX512_BF16 code as compiled on processors without (csrc/tests/trap.h).
+CMAKE_TESTS = PATH="$(CURDIR)/$(BIN):$$PATH" cmake -G Ninja -DDEEPGROUND_TESTS=ON -S . -B build/$@
+BUILD_TESTS = PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/$@ --target kernel_tests
+
+native-test: $(VENV)/.packages
+	@$(CMAKE_TESTS) >/dev/null && $(BUILD_TESTS)
+	build/$@/kernel_tests --trap
+
+native-asan: $(VENV)/.packages
+	@$(CMAKE_TESTS) -DDEEPGROUND_SANITIZE=address,undefined >/dev/null && $(BUILD_TESTS)
+	build/$@/kernel_tests
+
+native-tsan: $(VENV)/.packages
+	@$(CMAKE_TESTS) -DDEEPGROUND_SANITIZE=thread >/dev/null && $(BUILD_TESTS)
+	build/$@/kernel_tests --pool
+
+native-arm: $(VENV)/.packages
+	@$(CMAKE_TESTS) -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake >/dev/null && $(BUILD_TESTS)
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/$@/kernel_tests
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -4,6 +4,9 @@
     python recipes/pilot.py train       # 90 minutes on one core; killed at any time, it goes on where it was
     python recipes/pilot.py export      # src/deepground/pilot/, FP8 with power-of-two scales
     python recipes/pilot.py evaluate    # accuracies of the exported folder, and its model card
+    python recipes/pilot.py mtp         # 25 minutes on one core: the layer that drafts tokens; the model stays as it is
+    python recipes/pilot.py attach      # the layer into src/deepground/pilot/
+    python recipes/pilot.py acceptance  # how often the drafts are right, into the model card
 
 docs/guides/pilot.md tells how long each step takes and what to expect.
 """
@@ -13,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -23,10 +26,11 @@ import typer
 from rich.console import Console
 
 from deepground.engine import LLM, PILOT_FOLDER
-from deepground.model import CHAT_FORMATS, Decoder, ModelConfig, Tokenizer
+from deepground.model import CHAT_FORMATS, Decoder, ModelConfig, Tokenizer, load_model
 from deepground.model.config import MlaConfig, MoeConfig, RopeConfig
 from deepground.tasks import TASK_WEIGHTS, TASKS, training_conversation
 from deepground.train import (
+    DraftAcceptance,
     EvaluationConfig,
     OptimizerConfig,
     PretrainConfig,
@@ -34,9 +38,13 @@ from deepground.train import (
     Schedule,
     TaskResult,
     Trainer,
+    add_mtp_layer,
+    draft_acceptance,
     export_checkpoint,
+    greedy_replies,
     initialize,
     list_checkpoints,
+    load_main_model,
     markdown_table,
     mean_accuracy,
     mixture_samples,
@@ -51,6 +59,7 @@ from deepground.train import evaluate as run_evaluation
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RUN = REPOSITORY / "runs" / "pilot"
+MTP_RUN = REPOSITORY / "runs" / "pilot_mtp"
 CARD = REPOSITORY / "recipes" / "pilot_card.md"
 CHAT_FORMAT = CHAT_FORMATS["deepseek-v3.1"]
 
@@ -102,6 +111,18 @@ TRAINING = PretrainConfig(
     balance_gamma=5e-3,
     checkpoint_steps=50,
 )
+MTP_TRAINING = PretrainConfig(
+    schedule=Schedule(total_steps=800, warmup_steps=20, decay_share=0.5),
+    num_rows=12,
+    row_length=256,
+    micro_rows=12,
+    optimizer=TRAINING.optimizer,
+    balance_gamma=5e-3,
+    checkpoint_steps=50,
+    mtp_drafts=2,
+)
+"""The second phase: the exported model is frozen, its multi-token-prediction layer is trained."""
+MTP_SEED = 8
 EASY_SAMPLES = 30_000
 """Samples over which the mixture moves from easy levels to all levels alike."""
 
@@ -120,6 +141,22 @@ BOILERPLATE = (
     "def function(arguments): return result\nfor i in range(10): print(i)\nimport json, error, list, number",
     "Answer in JSON with the keys answer, question, city, date, location, temperature, expression, calculate, search.",
 )
+
+DRAFTS_SECTION = """\
+## Drafted tokens
+
+A multi-token-prediction layer of {parameters:.1f}M parameters drafts tokens for speculative decoding. It was trained
+after everything else, for {steps} steps or {tokens:.1f}M tokens, with the main model frozen: what the model answers is
+what it answered without the layer. The table has the share of drafts that are the token which the model then chooses
+greedily, on its own replies to {n} held-out problems per task; a draft counts where those before it were right. The
+last column is what one pass of the main model gives if all of them are verified.
+
+{table}
+
+Repeat it with `python recipes/pilot.py acceptance --n {n}`.
+"""
+
+DRAFTS_PATTERN = re.compile(r"## Drafted tokens\n.*?(?=## )", re.DOTALL)
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 console = Console()
@@ -154,15 +191,44 @@ def train(
 
 
 @app.command()
+def mtp(
+    total_steps: Annotated[int, typer.Option(help="Length of the schedule.")] = MTP_TRAINING.schedule.total_steps,
+    max_minutes: Annotated[float | None, typer.Option(help="Stop after this time; run again to go on.")] = None,
+    curves: Annotated[bool, typer.Option(help="Write TensorBoard curves.")] = True,
+    model: Annotated[Path, typer.Option(help="The exported model, which stays as it is.")] = PILOT_FOLDER,
+    run: Annotated[Path, typer.Option(help="Folder of the run.")] = MTP_RUN,
+) -> None:
+    """Train a multi-token-prediction layer for the exported model, or go on."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    schedule = replace(MTP_TRAINING.schedule, total_steps=total_steps)
+    settings = replace(MTP_TRAINING, schedule=schedule, max_minutes=max_minutes)
+    decoder = add_mtp_layer(load_main_model(model), MTP_SEED)
+    samples = mixture_samples(Tokenizer.from_folder(model), CHAT_FORMAT, seed=MTP_SEED, easy_samples=0)
+    trainer = Trainer(decoder, samples, settings, pad_id=PAD_ID)
+    pretrain(trainer, run, RunReporter(run, console, curves=curves))
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Option(help="Folder of the run.")] = RUN,
     output: Annotated[Path, typer.Option(help="Where to write.")] = PILOT_FOLDER,
 ) -> None:
     """Write the newest checkpoint as an FP8 model folder; evaluate it next, for the model card."""
     step = export_checkpoint(run, MODEL, output, weight_format="fp8-ue8m0", tokenizer_from=run / "tokenizer")
-    tokens = read_state(list_checkpoints(run)[-1])["tokens"]
-    (run / "trained.json").write_text(json.dumps({"steps": step, "tokens": tokens}) + "\n", encoding="utf-8")
-    print(f"step {step}, {tokens / 1e6:.1f}M tokens: {output}")
+    note_training(run, step)
+    print(f"step {step}: {output}")
+
+
+@app.command()
+def attach(
+    run: Annotated[Path, typer.Option(help="Folder of the run.")] = MTP_RUN,
+    model: Annotated[Path, typer.Option(help="The model that the layer was trained for.")] = PILOT_FOLDER,
+    output: Annotated[Path, typer.Option(help="Where to write.")] = PILOT_FOLDER,
+) -> None:
+    """Write the model's own files and, beside them, the newest checkpoint of its multi-token-prediction layer."""
+    step = export_checkpoint(run, model, output)
+    note_training(run, step)
+    print(f"step {step}: {output}")
 
 
 @app.command()
@@ -178,8 +244,68 @@ def evaluate(
     )
     save_results(results, config, run / "evaluation.json")
     trained = json.loads((run / "trained.json").read_text(encoding="utf-8"))
-    (model / "README.md").write_text(model_card(results, n, **trained), encoding="utf-8")
+    card, path = model_card(results, n, **trained), model / "README.md"
+    if path.exists() and (drafts := DRAFTS_PATTERN.search(path.read_text(encoding="utf-8"))):
+        card = with_drafts_section(card, drafts[0])
+    path.write_text(card, encoding="utf-8")
     print(markdown_table(results))
+
+
+@app.command()
+def acceptance(
+    n: Annotated[int, typer.Option("--n", help="Problems per task and mode.")] = 20,
+    drafts: Annotated[int, typer.Option(help="Tokens drafted ahead.")] = 3,
+    model: Annotated[Path, typer.Option(help="Model folder.")] = PILOT_FOLDER,
+    run: Annotated[Path, typer.Option(help="Folder of the layer's run.")] = MTP_RUN,
+) -> None:
+    """Measure how often drafted tokens are right, and put it into the model card."""
+    decoder, llm = load_model(model, dtype="float32"), LLM(model)
+    rows: dict[str, list[DraftAcceptance]] = {}
+    for mode, thinking in (("with thinking", True), ("without thinking", False)):
+        replies = greedy_replies(llm, tuple(TASKS), problems_per_task=n, thinking=thinking)
+        if thinking:
+            rows |= {task: draft_acceptance(decoder, samples, drafts) for task, samples in replies.items()}
+        rows[f"**all, {mode}**"] = draft_acceptance(decoder, [s for part in replies.values() for s in part], drafts)
+    table = acceptance_table(rows)
+    print(table)
+    card = model / "README.md"
+    trained = json.loads((run / "trained.json").read_text(encoding="utf-8"))
+    text = DRAFTS_SECTION.format(
+        parameters=sum(p.numel() for p in decoder.model.mtp_layers.parameters()) / 1e6,
+        steps=trained["steps"],
+        tokens=trained["tokens"] / 1e6,
+        n=n,
+        table=table,
+    )
+    card.write_text(with_drafts_section(card.read_text(encoding="utf-8"), text), encoding="utf-8")
+
+
+def acceptance_table(rows: Mapping[str, list[DraftAcceptance]]) -> str:
+    """Markdown: one row per task, one column per draft, and the tokens that one pass of the main model gives."""
+    drafts = len(next(iter(rows.values())))
+    lines = [
+        "| replies | " + " | ".join(f"draft {d + 1}" for d in range(drafts)) + " | tokens per pass |",
+        "|---|" + "---|" * (drafts + 1),
+    ]
+    for name, results in rows.items():
+        reached = tokens = 1.0
+        for result in results:
+            reached *= result.share
+            tokens += reached
+        lines.append(f"| {name} | " + " | ".join(f"{r.share:.1%}" for r in results) + f" | {tokens:.2f} |")
+    return "\n".join(lines)
+
+
+def with_drafts_section(card: str, text: str) -> str:
+    """The card with the section about drafts, in place of an older one or before the tasks."""
+    card = DRAFTS_PATTERN.sub("", card)
+    return card.replace("## What the tasks are\n", f"{text.rstrip()}\n\n## What the tasks are\n")
+
+
+def note_training(run: Path, step: int) -> None:
+    """What the model card tells of a run."""
+    tokens = read_state(list_checkpoints(run)[-1])["tokens"]
+    (run / "trained.json").write_text(json.dumps({"steps": step, "tokens": tokens}) + "\n", encoding="utf-8")
 
 
 def model_card(results: list[TaskResult], n: int, *, steps: int, tokens: int) -> str:

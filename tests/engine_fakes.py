@@ -36,6 +36,8 @@ SPECIALS = (
     "<｜tool▁output▁begin｜>",
     "<｜tool▁output▁end｜>",
 )
+MOST_SAMPLED = 17
+"""Rows of a span that may be sampled from: its last token and sixteen drafts."""
 VOCAB_SIZE = 256 + len(SPECIALS)
 BOS, EOS, USER, ASSISTANT = 256, 257, 258, 259
 
@@ -109,7 +111,7 @@ class FakeDecoder(nn.Module):
         self.tokens_seen = 0
 
     def forward(self, batch: PagedBatch) -> Tensor:
-        """(T, 1): the token that follows each token; only the last of each span is worked out."""
+        """(T, 1): the token that follows each token, worked out only for the last ones of each span."""
         self.passes += 1
         self.tokens_seen += len(batch.token_ids_T)
         next_T1 = torch.full((len(batch.token_ids_T), 1), -1.0)
@@ -123,7 +125,8 @@ class FakeDecoder(nn.Module):
             ids_M1 = batch.token_ids_T[new].unsqueeze(1).float()
             batch.cache.write("key", 0, span.slots[span.context :], ids_M1)
             history = batch.cache.read("key", 0, span.slots).squeeze(1).long().tolist()
-            next_T1[end - 1] = self.next_token(history)
+            for n in range(min(span.length, MOST_SAMPLED)):
+                next_T1[end - 1 - n] = self.next_token(history[: len(history) - n])
         assert end == len(batch.token_ids_T), "spans must cover the batch"
         return next_T1
 
@@ -157,6 +160,52 @@ class NoisyHistoryDecoder(HistoryDecoder):
         """Falling off with the distance from the letter."""
         distance = (torch.arange(VOCAB_SIZE, dtype=torch.float32) - hidden_N1).abs()
         return -0.3 * distance
+
+
+class LoopingDecoder(FakeDecoder):
+    """Walks through a short text again and again, and takes a side step at places that the position decides.
+
+    Its layer of multi-token prediction knows the text but not the side steps. It works from what the engine feeds it:
+    the hidden state must be what this decoder gave for that token, and its cache must hold the tokens that followed.
+    """
+
+    TEXT = b"the quick brown fox jumps over a lazy dog; "
+    MTP_WINDOW = 3
+
+    def __init__(self, *, side_step: int = 9, mtp: bool = True) -> None:
+        super().__init__()
+        self.side_step = side_step
+        if mtp:
+            self.config = replace(self.config, num_mtp_layers=1)
+        self.mtp_passes = 0
+
+    def next_token(self, history: Sequence[int]) -> int:
+        """The letter after this one's place in the text, or a capital."""
+        if self.side_step and len(history) % self.side_step == 0:
+            return 65 + (history[-1] + len(history)) % 26
+        return self._follow(history)
+
+    def _follow(self, history: Sequence[int]) -> int:
+        known = bytes(token for token in history[-self.MTP_WINDOW :] if token < 256).lower()
+        at = (self.TEXT * 2).find(known)
+        return self.TEXT[(at + len(known)) % len(self.TEXT)] if at >= 0 else self.TEXT[sum(history[-2:]) % 7]
+
+    def mtp_hidden(self, hidden_T1: Tensor, next_token_ids_T: Tensor, batch: PagedBatch, depth: int = 0) -> Tensor:
+        """(T, 1): the token after the next."""
+        self.mtp_passes += 1
+        assert depth == 0
+        assert len(hidden_T1) == len(next_token_ids_T) == len(batch.positions_T)
+        state_T1 = torch.empty_like(hidden_T1)
+        for span in batch.spans:
+            new = slice(span.start, span.start + span.length)
+            assert len(span.slots) == span.context + span.length
+            batch.cache.write("key", 1, span.slots[span.context :], next_token_ids_T[new].unsqueeze(1).float())
+            # The hidden state of a token and the token after it are stored together: a mix-up shows in every guess.
+            batch.cache.write("value", 1, span.slots[span.context :], hidden_T1[new])
+            following = batch.cache.read("key", 1, span.slots).squeeze(1).long().tolist()
+            for n in range(span.length):
+                state_T1[span.start + n] = self._follow(following[: span.context + n + 1])
+        return state_T1
 
 
 class ReplyDecoder(FakeDecoder):

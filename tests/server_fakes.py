@@ -49,6 +49,7 @@ class Asked:
     params: SamplingParams
     tools: tuple[Tool, ...]
     thinking: bool
+    cache_salt: str | None
 
 
 @dataclass
@@ -70,14 +71,20 @@ class ScriptedService:
         self.stopped = True
 
     def start_chat(
-        self, messages: Sequence[Message], params: SamplingParams, *, tools: Sequence[Tool], thinking: bool
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        *,
+        tools: Sequence[Tool],
+        thinking: bool,
+        cache_salt: str | None,
     ) -> AsyncGenerator[ChatEvent, None]:
         text = messages[-1].text
         if text == "unsayable":
             raise ChatFormatError("messages[0] cannot be written")
         if text == "too long":
             raise RequestError("the prompt has 9999 tokens", field="messages")
-        self.asked.append(Asked(tuple(messages), params, tuple(tools), thinking))
+        self.asked.append(Asked(tuple(messages), params, tuple(tools), thinking, cache_salt))
         return self._run(text, params, tuple(tools), thinking)
 
     async def _run(
@@ -95,7 +102,7 @@ class ScriptedService:
                 else:
                     yield ChatEvent(deltas=(delta,), content_logprobs=logprobs)
             finished = True
-            usage = Usage(prompt_tokens=7, completion_tokens=count, reasoning_tokens=2 if thinking else 0)
+            usage = Usage(7, count, reasoning_tokens=2 if thinking else 0, prompt_cache_hit_tokens=3)
             yield ChatEvent(finish_reason="tool_calls" if text == "tool" else "stop", usage=usage)
         finally:
             self.running -= 1

@@ -46,10 +46,12 @@ TINY_DEEPSEEK = ModelConfig(
 """MLA and a layer of experts, at sizes that a test can train; use `dataclasses.replace` for another."""
 
 
-def tiny_model_folder(folder: Path, *, max_positions: int = 512, seed: int = 0) -> Path:
+def tiny_model_folder(folder: Path, *, max_positions: int = 512, seed: int = 0, mtp: bool = False) -> Path:
     """Write a deepseek_v3 model with random weights and a byte-level tokenizer that knows DeepSeek's markers."""
     folder.mkdir(parents=True, exist_ok=True)
     config = replace(TINY_DEEPSEEK, max_positions=max_positions)
+    if mtp:
+        config = replace(config, num_mtp_layers=1, moe_layers=frozenset({1, 2}))
     tokenizer_folder = folder.parent / f"{folder.name}-tokenizer"
     save_tokenizer(train_tokenizer(TEXTS * 3, config.vocab_size), tokenizer_folder, max_positions=max_positions)
     decoder = Decoder(config)

@@ -15,6 +15,7 @@
     │   ├── RequestAbortedError       the request was aborted before it finished
     │   └── IntegrityError            bookkeeping no longer adds up (a bug; please report)
     ├── ListenError               the server cannot listen at the address
+    ├── BenchError                a measurement or price table that makes no sense; names the field or file
     ├── TaskError                 a problem set or grader was asked for something impossible
     └── TrainingError             training cannot start or resume; names the cure
         └── CheckpointError           a training checkpoint is missing, torn or does not match
@@ -90,6 +91,10 @@ class IntegrityError(EngineError):
 
 class ListenError(DeepgroundError):
     """The server cannot listen at the address it was given."""
+
+
+class BenchError(DeepgroundError):
+    """A measurement that was asked for, or a table of prices, makes no sense."""
 
 
 class TaskError(DeepgroundError):

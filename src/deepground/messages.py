@@ -150,6 +150,13 @@ class Usage:
     completion_tokens: int
     reasoning_tokens: int = 0
     """Completion tokens spent inside the thinking block."""
+    prompt_cache_hit_tokens: int = 0
+    """Prompt tokens that did not have to be computed, because the prefix cache had them."""
+
+    @property
+    def prompt_cache_miss_tokens(self) -> int:
+        """Prompt tokens that were computed."""
+        return self.prompt_tokens - self.prompt_cache_hit_tokens
 
     @property
     def total_tokens(self) -> int:

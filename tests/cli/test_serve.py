@@ -25,11 +25,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model_folder(tmp_path_factory.mktemp("models") / "tiny", max_positions=100_000)
 
 
-def test_starts_says_where_and_ends_in_order(folder: Path) -> None:
+def test_starts_says_where_and_ends_in_order(folder: Path, tmp_path: Path) -> None:
     """SIGTERM lets a running stream end by its grace, cuts it then, and the exit code is 0."""
     command = [sys.executable, "-m", "deepground", "serve", str(folder), "--port", "0", "--grace", "1"]
     command += ["--served-name", "little", "--threads", "1", "--cache-gib", "0.05"]
-    environment = {**os.environ, "DEEPGROUND_API_KEY": "sk-of-the-test"}
+    environment = {**os.environ, "DEEPGROUND_API_KEY": "sk-of-the-test", "XDG_CACHE_HOME": str(tmp_path)}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
@@ -42,6 +42,7 @@ def test_starts_says_where_and_ends_in_order(folder: Path) -> None:
         assert "little (deepseek_v3" in printed
         assert "1 threads" in printed
         assert "API key needed" in printed
+        assert f"cached in memory and in {tmp_path / 'deepground' / 'prefix'}" in printed
         found = re.search(r"http://127\.0\.0\.1:\d+", printed)
         assert found
         transport = httpx.HTTPTransport(retries=5)  # the address is printed a moment before it is listened to
@@ -85,6 +86,14 @@ def test_a_port_in_use_is_refused_before_anything_loads() -> None:
 
 def test_no_model_there() -> None:
     assert isinstance(invoke("no such model", "--port", "0"), ModelFolderError)
+
+
+def test_options_of_a_cache_that_is_switched_off_are_a_mistake() -> None:
+    for switch in ("--no-prefix-cache", "--no-prefix-disk"):
+        for option in (("--prefix-cache-dir", "somewhere"), ("--prefix-cache-disk-gib", "1")):
+            result = CliRunner().invoke(app, ["serve", "no such model", "--port", "0", switch, *option])
+            assert result.exit_code == 2
+            assert option[0] in result.output
 
 
 def test_an_empty_key_is_a_mistake() -> None:

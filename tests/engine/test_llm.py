@@ -32,6 +32,14 @@ def llm_of(decoder: object) -> LLM:
     return LLM.from_engine(make_engine(decoder, max_sequences=2))
 
 
+def test_usage_tells_what_was_cached() -> None:
+    llm = llm_of(HistoryDecoder())
+    prompt = "the same beginning " * 10
+    usages = [llm.generate(prompt, GREEDY)[0].usage for _ in range(2)]
+    assert [usage.prompt_cache_hit_tokens for usage in usages] == [0, 128]
+    assert [usage.prompt_cache_miss_tokens for usage in usages] == [len(prompt), len(prompt) - 128]
+
+
 def test_results_come_in_the_order_of_the_prompts() -> None:
     prompts = [[n + 1, n] for n in range(5)]
     params = [SamplingParams(temperature=0, max_tokens=12 - 2 * n) for n in range(5)]

@@ -11,6 +11,8 @@ from torch import Tensor
 from deepground.engine.request import Request
 from deepground.engine.sampler import (
     NUCLEUS_CANDIDATES,
+    Sampled,
+    SampledToken,
     Sampler,
     apply_penalties,
     draw,
@@ -41,7 +43,13 @@ def request(
 
 def pick(logits: Tensor, *requests: Request) -> list[int]:
     sampled = Sampler().sample(logits.clone(), requests)
-    return [token.token_id for token in sampled if token is not None]
+    return [token.token_id for one in sampled for token in one.tokens]
+
+
+def only(sampled: list[Sampled]) -> SampledToken:
+    """The one token of the one request."""
+    ((token,),) = [one.tokens for one in sampled]
+    return token
 
 
 def frequencies(logits_V: Tensor, count: int, **params: Any) -> Tensor:
@@ -50,7 +58,8 @@ def frequencies(logits_V: Tensor, count: int, **params: Any) -> Tensor:
     drawn = []
     for start in range(0, count, 2000):
         requests = [request(seed=start + n, **params) for n in range(2000)]
-        drawn += [token.token_id for token in sampler.sample(logits_V.repeat(2000, 1), requests) if token]
+        sampled = sampler.sample(logits_V.repeat(2000, 1), requests)
+        drawn += [token.token_id for one in sampled for token in one.tokens]
     return torch.bincount(torch.tensor(drawn), minlength=len(logits_V)).double()
 
 
@@ -98,8 +107,7 @@ def test_draws_along_one_request_follow_the_distribution() -> None:
     sampler, one = Sampler(), request(seed=11)
     counts = torch.zeros(len(PROBS), dtype=torch.float64)
     for _ in range(2000):
-        (token,) = sampler.sample(LOGITS.unsqueeze(0).clone(), [one])
-        assert token is not None
+        token = only(sampler.sample(LOGITS.unsqueeze(0).clone(), [one]))
         one.append(token.token_id)
         counts[token.token_id] += 1
     assert_distributed(counts, PROBS)
@@ -169,8 +177,7 @@ def test_penalty_history_grows_with_the_request() -> None:
     sampler, one = Sampler(), request(temperature=0.0, presence_penalty=2.0)
     logits = torch.tensor([[1.0, 0.9, 0.8, 0.7]])
     for expected in (0, 1, 2, 3, 0):
-        (token,) = sampler.sample(logits.clone(), [one])
-        assert token is not None
+        token = only(sampler.sample(logits.clone(), [one]))
         assert token.token_id == expected
         one.append(expected)
     sampler.forget(one.id)
@@ -180,19 +187,16 @@ def test_penalty_history_grows_with_the_request() -> None:
 def test_logprobs_are_of_the_whole_distribution_after_penalties() -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
     asked = request(generated=(0,), presence_penalty=1.5, temperature=0.5, top_k=1, logprobs=4)
-    (token,) = Sampler().sample(logits.clone(), [asked])
-    assert token is not None
+    token = only(Sampler().sample(logits.clone(), [asked]))
     expected = torch.tensor([0.5, 1.0, 0.0, -1.0]).log_softmax(-1)
     assert token.token_id == 1
     assert token.logprob == pytest.approx(float(expected[1]))
     assert [rival for rival, _ in token.top] == [1, 0, 2, 3]
     assert sum(math.exp(value) for _, value in token.top) == pytest.approx(1.0, abs=1e-6)
-    (zero,) = Sampler().sample(logits.clone(), [request(temperature=0.0, logprobs=0)])
-    assert zero is not None
+    zero = only(Sampler().sample(logits.clone(), [request(temperature=0.0, logprobs=0)]))
     assert (zero.token_id, zero.top) == (0, ())
     assert zero.logprob == pytest.approx(float(logits[0].log_softmax(-1)[0]))
-    (none,) = Sampler().sample(logits.clone(), [request(temperature=0.0)])
-    assert none is not None
+    none = only(Sampler().sample(logits.clone(), [request(temperature=0.0)]))
     assert none.logprob is None
 
 
@@ -234,7 +238,8 @@ def test_broken_rows_are_named_and_spare_the_others(bad: float) -> None:
     logits[1, 2] = bad
     logits[2] = float("-inf")
     sampled = Sampler().sample(logits, [request(temperature=t) for t in (0.0, 0.0, 1.0, 0.01)])
-    assert [token and token.token_id for token in sampled] == [3, None, None, 3]
+    assert [[token.token_id for token in one.tokens] for one in sampled] == [[3], [], [], [3]]
+    assert [one.failure for one in sampled] == [None, "overflow", "overflow", None]
 
 
 def test_no_rows() -> None:

@@ -11,7 +11,8 @@ from deepground.errors import ConfigError, UnsupportedModelError
 from deepground.model import FAMILIES, load_config
 from deepground.model.config import GqaConfig, LinearScaling, Llama3Scaling, MlaConfig, YarnScaling
 from deepground.model.config_fields import Fields
-from deepground.model.families import check_quantization, read_config, write_config
+from deepground.model.families import read_config, write_config
+from deepground.model.quantization import check_quantization
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 

@@ -44,10 +44,10 @@ def test_deepseek_v3_in_detail() -> None:
     size = model_size(config, torch.bfloat16)
     # 14B on disk are 11.5B and the copies of embedding and head.
     assert size.mtp_parameters / 1e9 == pytest.approx(11.5, rel=0.01)
-    # 576 values per token and layer.
-    assert size.cache_bytes_per_token == 70_272
-    assert model_size(config, torch.bfloat16, cache_dtype=torch.float32).cache_bytes_per_token == 2 * 70_272
-    assert size.bytes_for_context(1000) - size.bytes_for_context(0) == 70_272_000
+    # 576 values per token and layer: 61 layers, and the one of multi-token prediction.
+    assert size.cache_bytes_per_token == 2 * 576 * 62
+    assert model_size(config, torch.bfloat16, cache_dtype=torch.float32).cache_bytes_per_token == 4 * 576 * 62
+    assert size.bytes_for_context(1000) - size.bytes_for_context(0) == 2 * 576 * 62 * 1000
 
 
 def test_cache_of_v2_lite() -> None:

@@ -26,8 +26,8 @@ import transformers
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 TOKENS = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3])
-FORMATS: tuple[WeightFormat, ...] = ("float32", "bfloat16", "fp8-ue8m0")
-# Sizes around a block: whole, several, partial, and smaller than one.
+FORMATS: tuple[WeightFormat, ...] = ("float32", "bfloat16", "fp8-ue8m0", "mxfp4")
+# Sizes around a block: whole, several, halves of their own, and smaller than one.
 WIDE = {"hidden_size": 128, "intermediate_size": 256, "moe_intermediate_size": 160, "q_lora_rank": 96}
 
 
@@ -92,7 +92,7 @@ def test_a_second_trip_changes_nothing(tmp_path: Path, family: str, weight_forma
 
 
 def test_formats_of_stored_tensors(tmp_path: Path) -> None:
-    decoder = _decoder("deepseek_v3", **WIDE)
+    decoder = _decoder("deepseek_v3", **{**WIDE, "moe_intermediate_size": 260})
     for weight_format in FORMATS:
         save_model(decoder, tmp_path / weight_format, weight_format=weight_format)
     dtypes = {
@@ -111,16 +111,21 @@ def test_formats_of_stored_tensors(tmp_path: Path) -> None:
     stored = dtypes["fp8-ue8m0"]
     assert stored["model.layers.1.self_attn.o_proj.weight"] == torch.float8_e4m3fn
     assert stored["model.layers.1.self_attn.o_proj.weight_scale_inv"] == torch.float32
-    assert stored["model.layers.1.mlp.shared_experts.up_proj.weight"] == torch.bfloat16  # 160 = a block and a part
+    assert stored["model.layers.1.mlp.shared_experts.up_proj.weight"] == torch.bfloat16  # 260 = three uneven parts
     assert stored["model.embed_tokens.weight"] == torch.bfloat16
     assert stored["model.layers.1.mlp.gate.weight"] == torch.bfloat16
+    packed = dtypes["mxfp4"]
+    assert packed["model.layers.1.self_attn.q_a_proj.weight_packed"] == torch.uint8
+    assert packed["model.layers.1.self_attn.q_a_proj.weight_scale"] == torch.uint8
+    assert packed["model.layers.1.mlp.shared_experts.down_proj.weight"] == torch.bfloat16  # rows of 260
     assert stored["model.layers.3.eh_proj.weight"] == torch.bfloat16
     assert stored["model.norm.weight"] == torch.bfloat16
     assert stored[bias] == torch.float32
 
 
 def test_fp8_folders_say_what_they_are(tmp_path: Path) -> None:
-    save_model(_decoder("deepseek_v3", **WIDE), tmp_path / "model", weight_format="fp8-ue8m0")
+    decoder = _decoder("deepseek_v3", **{**WIDE, "moe_intermediate_size": 260})
+    save_model(decoder, tmp_path / "model", weight_format="fp8-ue8m0")
     quantization = load_raw_config(tmp_path / "model")["quantization_config"]
     uneven = quantization.pop("modules_to_not_convert")
     assert quantization == {
@@ -211,7 +216,7 @@ def test_what_is_in_the_way_is_refused_or_replaced(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "model"
     target.mkdir(parents=True)
     save_model(decoder, target)
-    with pytest.raises(ModelFolderError, match="not empty; give another folder, or overwrite=True"):
+    with pytest.raises(ModelFolderError, match="not empty; give another folder, or remove this one"):
         save_model(decoder, target)
     (target / "stray.safetensors").write_bytes(b"")
     save_model(decoder, target, overwrite=True)

@@ -22,7 +22,8 @@ from torch import Tensor
 from config_samples import REAL
 from deepground.model import KVCache, PagedBatch, RowBatch, Span, load_model
 from deepground.model.families import read_config
-from deepground.model.weights import SCALE_SUFFIX, TensorSpec, tensors
+from deepground.model.raw_weights import FP8_SCALE
+from deepground.model.weights import TensorSpec, tensors
 
 CUTS: dict[str, dict[str, Any]] = {
     "DeepSeek-V3": {
@@ -69,7 +70,7 @@ def _random_tensors(spec: TensorSpec, pools: Pools, *, fp8: bool) -> Iterator[tu
     elif fp8 and spec.role in ("matrix", "experts"):
         yield spec.name, _tiled(pools.codes, spec.shape).view(torch.float8_e4m3fn)
         grid = tuple(math.ceil(extent / BLOCK) for extent in spec.shape)
-        yield spec.name + SCALE_SUFFIX, torch.full(grid, 2.0 ** -round(math.log2(4 * spec.shape[1] ** 0.5)))
+        yield spec.name + FP8_SCALE, torch.full(grid, 2.0 ** -round(math.log2(4 * spec.shape[1] ** 0.5)))
     else:
         std = 1.0 if spec.role in ("embedding", "bias") else spec.shape[-1] ** -0.5
         yield spec.name, _tiled(pools.normal, spec.shape).mul_(std)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 DIFFERENCES = pytest.StashKey[dict[str, dict[str, float]]]()
-KINDS = ("prefill", "cached", "layers")
+KINDS = ("prefill", "cached", "layers", "native")
 
 
 @pytest.fixture(scope="session")

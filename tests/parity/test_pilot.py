@@ -1,4 +1,4 @@
-"""The bundled model loads in transformers, from the same FP8 folder, with the same logits and tokens."""
+"""The bundled model in transformers: from the same FP8 folder the same logits and tokens. Its drafts are good."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from deepground.engine import PILOT_FOLDER
+from deepground.engine import LLM, PILOT_FOLDER
 from deepground.messages import Message
 from deepground.model import CHAT_FORMATS, RowBatch, Tokenizer, load_model
+from deepground.tasks import TASKS
+from deepground.train import draft_acceptance, greedy_replies
 
 QUESTIONS = ("What is 478 + 256?", "Spell the word planet backwards.", "hello", "請計算 12*34")
 
@@ -38,3 +40,16 @@ def test_same_tokens_as_transformers() -> None:
         assert ours.encode(question) == theirs.encode(question, add_special_tokens=False)
         assert theirs.decode(ours.encode(question)) == question
     assert ours.eos_ids == (theirs.eos_token_id,)
+
+
+def test_drafts_are_mostly_what_the_model_then_says() -> None:
+    replies = greedy_replies(LLM(), tuple(TASKS), problems_per_task=1, thinking=True)
+    samples = [sample for part in replies.values() for sample in part]
+    first, second = draft_acceptance(load_model(PILOT_FOLDER, dtype="float32"), samples, 2)
+    assert first.total > 300
+    assert first.share > 0.85
+    assert second.share > 0.5
+
+
+def test_the_folder_stays_small() -> None:
+    assert sum(path.stat().st_size for path in PILOT_FOLDER.iterdir()) < 16 * 2**20

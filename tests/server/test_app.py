@@ -49,8 +49,9 @@ def test_whole_reply(client: httpx.Client) -> None:
         "prompt_tokens": 7,
         "completion_tokens": 4,
         "total_tokens": 11,
-        "prompt_cache_hit_tokens": 0,
-        "prompt_cache_miss_tokens": 7,
+        "prompt_cache_hit_tokens": 3,
+        "prompt_cache_miss_tokens": 4,
+        "prompt_tokens_details": {"cached_tokens": 3},
         "completion_tokens_details": {"reasoning_tokens": 2},
     }
 
@@ -144,6 +145,18 @@ def test_stream_with_usage_asked(client: httpx.Client) -> None:
     assert all(c["usage"] is None for c in chunks[:-1])
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"]["total_tokens"] == 10
+    assert chunks[-1]["usage"]["prompt_cache_hit_tokens"] == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "salt"),
+    [({}, None), ({"user_id": "ann"}, "ann"), ({"user": "bo b"}, "bo b"), ({"user": "x", "user_id": "x"}, "x")],
+)
+def test_cached_prefixes_are_shared_within_one_user(
+    client: httpx.Client, service: ScriptedService, fields: dict[str, str], salt: str | None
+) -> None:
+    client.post("/v1/chat/completions", json=ask("echo x", **fields)).raise_for_status()
+    assert service.asked[-1].cache_salt == salt
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -84,6 +84,29 @@ def test_whole_equals_stream(served: Served) -> None:
     assert chunks[-1].usage == whole.usage
 
 
+def test_cached_prefixes_show_in_the_usage_of_their_own_user_only(served: Served) -> None:
+    words = [{"role": "user", "content": "count the words of this long sentence, sort them, and spell them. " * 6}]
+
+    def cached(user: str | None, *, stream: bool) -> tuple[int, int]:
+        ask = {"model": "tiny", "messages": words, "max_tokens": 2, "temperature": 0}
+        ask |= {} if user is None else {"user": user}
+        if stream:
+            ask["stream_options"] = {"include_usage": True}
+            usage = list(served.client.chat.completions.create(**ask, stream=True))[-1].usage  # type: ignore[call-overload]
+        else:
+            usage = served.client.chat.completions.create(**ask).usage  # type: ignore[call-overload]
+        hit = usage.prompt_cache_hit_tokens
+        assert usage.prompt_tokens_details.cached_tokens == hit
+        assert hit + usage.prompt_cache_miss_tokens == usage.prompt_tokens
+        return hit, usage.prompt_tokens
+
+    for user in ("ann", "bob", None):
+        first, total = cached(user, stream=user == "bob")
+        again, _ = cached(user, stream=user != "bob")
+        assert (first, again) == (0, (total - 1) // 64 * 64)
+        assert again > 0
+
+
 def test_seed_decides(served: Served) -> None:
     def text(seed: int) -> str | None:
         reply = served.client.chat.completions.create(

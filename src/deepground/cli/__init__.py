@@ -11,7 +11,9 @@ from typing import Annotated
 import typer
 
 import deepground
+from deepground.cli.bench import bench
 from deepground.cli.chat import chat
+from deepground.cli.convert import convert
 from deepground.cli.doctor import doctor
 from deepground.cli.eval import evaluate
 from deepground.cli.inspect import inspect
@@ -29,6 +31,8 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(chat)
 app.command()(inspect)
+app.command()(convert)
+app.command()(bench)
 app.command(name="eval")(evaluate)
 app.command()(doctor)
 app.add_typer(train, name="train")

@@ -12,7 +12,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import typer
 from rich.console import Console
 
-from deepground.cli.options import ChatFormatOption, Dtype, DtypeOption, ModelFolder, ThreadsOption
+from deepground.cli.options import (
+    ChatFormatOption,
+    DraftTokensOption,
+    Dtype,
+    DtypeOption,
+    MemoryLimitOption,
+    ModelFolder,
+    PrefixCacheOption,
+    PrefixDirOption,
+    PrefixDiskOption,
+    PrefixGibOption,
+    Speculate,
+    SpeculateOption,
+    ThreadsOption,
+    gib_to_bytes,
+    prefix_disk_folder,
+)
+from deepground.cli.startup import without_collection
 from deepground.errors import DeepgroundError
 from deepground.messages import Message, ReasoningDelta, SamplingParams, TextDelta, ToolCallDelta
 
@@ -49,14 +66,32 @@ def chat(
     dtype: DtypeOption = Dtype.AUTO,
     chat_format: ChatFormatOption = None,
     threads: ThreadsOption = None,
+    memory_limit: MemoryLimitOption = None,
+    speculate: SpeculateOption = Speculate.AUTO,
+    draft_tokens: DraftTokensOption = None,
+    prefix_cache: PrefixCacheOption = True,
+    prefix_disk: PrefixDiskOption = True,
+    prefix_cache_dir: PrefixDirOption = None,
+    prefix_cache_disk_gib: PrefixGibOption = None,
 ) -> None:
     """Talk to a model in the terminal. Lines piped in are asked one after the other, in one conversation."""
-    from deepground.engine import PILOT_FOLDER, ChatSession, EngineConfig, EngineService, load_engine
-    from deepground.model import load_sampling_defaults
+    with without_collection():
+        from deepground.engine import PILOT_FOLDER, ChatSession, EngineConfig, EngineService, load_engine
+        from deepground.model import load_sampling_defaults
 
-    engine = load_engine(
-        model, EngineConfig(max_sequences=1, num_threads=threads), dtype=dtype.value, chat_format=chat_format
+    config = EngineConfig(
+        max_sequences=1,
+        num_threads=threads,
+        memory_limit=gib_to_bytes(memory_limit),
+        speculate=speculate.value,
+        draft_tokens=draft_tokens,
+        prefix_cache=prefix_cache,
+        prefix_disk=prefix_disk_folder(
+            cache=prefix_cache, disk=prefix_disk, folder=prefix_cache_dir, gib=prefix_cache_disk_gib
+        ),
+        prefix_disk_bytes=gib_to_bytes(prefix_cache_disk_gib),
     )
+    engine = load_engine(model, config, dtype=dtype.value, chat_format=chat_format)
     folder = model or PILOT_FOLDER
     params = load_sampling_defaults(folder)
     given: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markdown import Markdown
 
 
 def evaluate(
@@ -22,6 +20,9 @@ def evaluate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the results to this JSON file.")] = None,
 ) -> None:
     """Ask a model held-out problems of every task, and grade its answers."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
     from deepground.engine import LLM
     from deepground.tasks import TASKS
     from deepground.train import EvaluationConfig, TaskResult, markdown_table, save_results

@@ -27,8 +27,15 @@ def pretrain(
         Literal["auto", "float32", "bfloat16"], typer.Option(help="Of the products; auto asks the hardware.")
     ] = "auto",
     curves: Annotated[bool, typer.Option(help="Write TensorBoard curves.")] = False,
+    phase: Annotated[
+        Literal["main", "mtp"],
+        typer.Option(help="main: fresh weights. mtp: MODEL's weights stay as they are and get a layer that drafts."),
+    ] = "main",
+    drafts: Annotated[
+        int | None, typer.Option(min=1, max=8, help="mtp: tokens that the layer learns to draft ahead; 2 if left out.")
+    ] = None,
 ) -> None:
-    """Train fresh weights for MODEL's configuration on the tasks' mixture."""
+    """Train on the tasks' mixture: fresh weights for MODEL's configuration, or its multi-token-prediction layer."""
     from rich.console import Console
 
     from deepground import train as room
@@ -37,8 +44,13 @@ def pretrain(
     config = load_config(model)
     tokenizer = Tokenizer.from_folder(model)
     tokenizer.check_vocab_size(config.vocab_size)
-    decoder = Decoder(config)
-    room.initialize(decoder, seed)
+    if phase == "main" and drafts is not None:
+        raise typer.BadParameter("only the mtp phase drafts; give --phase mtp too", param_hint="--drafts")
+    if phase == "mtp":
+        decoder = room.add_mtp_layer(room.load_main_model(model), seed)
+    else:
+        decoder = Decoder(config)
+        room.initialize(decoder, seed)
     settings = room.PretrainConfig(
         schedule=room.Schedule(total_steps=total_steps),
         num_rows=rows,
@@ -46,8 +58,10 @@ def pretrain(
         optimizer=room.OptimizerConfig(matrix_lr=matrix_lr),
         precision=precision,
         max_minutes=max_minutes,
+        mtp_drafts=(drafts or 2) if phase == "mtp" else 0,
     )
-    samples = room.mixture_samples(tokenizer, chat_format_for(model, config), seed=seed)
+    easy = {"easy_samples": 0} if phase == "mtp" else {}
+    samples = room.mixture_samples(tokenizer, chat_format_for(model, config), seed=seed, **easy)
     trainer = room.Trainer(decoder, samples, settings, pad_id=tokenizer.eos_ids[0])
     room.pretrain(trainer, run, room.RunReporter(run, Console(), curves=curves))
 
@@ -58,10 +72,11 @@ def export(
     run: RunFolder,
     output: Annotated[Path, typer.Argument(help="Folder to write, as Hugging Face has it.")],
     weight_format: Annotated[
-        Literal["float32", "bfloat16", "fp8-ue8m0"], typer.Option(help="Of the matrices.")
-    ] = "bfloat16",
+        Literal["float32", "bfloat16", "fp8-ue8m0"] | None,
+        typer.Option(help="Of the matrices; bfloat16 if left out, after the mtp phase always that of MODEL."),
+    ] = None,
 ) -> None:
-    """Write the newest checkpoint of RUN as a model folder."""
+    """Write the newest checkpoint of RUN as a model folder; after the mtp phase: MODEL's own files and the layer's."""
     from deepground.train import export_checkpoint
 
     step = export_checkpoint(run, model, output, weight_format=weight_format)

@@ -7,7 +7,9 @@ llm = LLM("path/to/model")                              # for scripts: all resul
 """
 
 from deepground.engine.chat import ChatEvent, ChatRequest, ChatSession, assemble_reply
-from deepground.engine.engine import PILOT_FOLDER, Engine, EngineConfig, EngineStats
+from deepground.engine.config import EngineConfig, EngineStats
+from deepground.engine.constraint import Constraint, TokenAutomaton
+from deepground.engine.engine import PILOT_FOLDER, Engine
 from deepground.engine.llm import LLM, CompletionOutput
 from deepground.engine.request import RequestTiming, StepOutput
 from deepground.engine.runner import ForwardModel
@@ -22,6 +24,7 @@ __all__ = [
     "ChatRequest",
     "ChatSession",
     "CompletionOutput",
+    "Constraint",
     "Engine",
     "EngineConfig",
     "EngineService",
@@ -30,6 +33,7 @@ __all__ = [
     "RequestTiming",
     "ServiceHealth",
     "StepOutput",
+    "TokenAutomaton",
     "assemble_reply",
     "load_engine",
 ]

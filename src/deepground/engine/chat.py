@@ -37,6 +37,8 @@ class ChatRequest:
     """Functions that the model may call."""
     thinking: bool = True
     """Think before answering, where the model can."""
+    cache_salt: str | None = None
+    """Whose cached prefixes the reply may use: only those of requests with the same one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +72,24 @@ class ChatReader:
 
     def read(self, output: StepOutput) -> ChatEvent:
         """What `output` adds."""
-        in_reasoning = self._parser.state == "reasoning"
-        if in_reasoning:
-            self._reasoning_tokens += len(output.token_ids)
-        deltas = self._parser.feed(output.text)
+        deltas: list[Delta] = []
+        thought: list[bool] = []  # Token by token: the thinking may end between two tokens of one step.
+        for piece in output.pieces:
+            thought.append(self._parser.state == "reasoning")
+            deltas += self._parser.feed(piece)
+        self._reasoning_tokens += sum(thought[: len(output.token_ids)])
         if output.finish_reason is not None:
-            deltas = [*deltas, *self._parser.finish()]
+            deltas += self._parser.finish()
         self._has_calls = self._has_calls or any(isinstance(delta, ToolCallDelta) for delta in deltas)
-        shown = tuple(entry for entry in output.logprobs or () if entry.token_id not in self._end_ids)
+        shown = [
+            (entry, is_thought)
+            for entry, is_thought in zip(output.logprobs or (), thought, strict=False)
+            if entry.token_id not in self._end_ids
+        ]
         return ChatEvent(
-            deltas=tuple(deltas),
-            reasoning_logprobs=shown if in_reasoning else (),
-            content_logprobs=() if in_reasoning else shown,
+            deltas=_joined(deltas),
+            reasoning_logprobs=tuple(entry for entry, is_thought in shown if is_thought),
+            content_logprobs=tuple(entry for entry, is_thought in shown if not is_thought),
             finish_reason=self._finish_reason(output),
             usage=None if output.finish_reason is None else self._usage(output),
         )
@@ -91,7 +99,12 @@ class ChatReader:
         return "tool_calls" if output.finish_reason == "stop" and calls_made else output.finish_reason
 
     def _usage(self, output: StepOutput) -> Usage:
-        return Usage(output.prompt_tokens, output.completion_tokens, self._reasoning_tokens)
+        return Usage(
+            output.prompt_tokens,
+            output.completion_tokens,
+            self._reasoning_tokens,
+            prompt_cache_hit_tokens=output.cached_tokens,
+        )
 
 
 class ChatSession:
@@ -120,6 +133,7 @@ class ChatSession:
         *,
         tools: Sequence[Tool] = (),
         thinking: bool = True,
+        cache_salt: str | None = None,
     ) -> AsyncGenerator[ChatEvent, None]:
         """Check a request and hand out its events, for asyncio; closing the generator aborts it at once.
 
@@ -131,14 +145,14 @@ class ChatSession:
             ChatFormatError: the model's chat format cannot express the messages.
             EngineError: the service has failed or is stopping.
         """
-        request = ChatRequest(messages=messages, params=params, tools=tools, thinking=thinking)
+        request = ChatRequest(messages=messages, params=params, tools=tools, thinking=thinking, cache_salt=cache_salt)
         prompt_ids, reader = self._prepare(request)
-        return self._events(prompt_ids, request.params, reader)
+        return self._events(prompt_ids, request, reader)
 
     def start_chat_blocking(self, request: ChatRequest) -> Generator[ChatEvent, None, None]:
         """As `start_chat`, for a thread."""
         prompt_ids, reader = self._prepare(request)
-        return self._events_blocking(prompt_ids, request.params, reader)
+        return self._events_blocking(prompt_ids, request, reader)
 
     def _prepare(self, request: ChatRequest) -> tuple[list[int], ChatReader]:
         prompt_ids, reader = prepare_chat(self.service.engine, request)
@@ -146,16 +160,18 @@ class ChatSession:
         return prompt_ids, reader
 
     async def _events(
-        self, prompt_ids: Sequence[int], params: SamplingParams, reader: ChatReader
+        self, prompt_ids: Sequence[int], request: ChatRequest, reader: ChatReader
     ) -> AsyncGenerator[ChatEvent, None]:
-        async with aclosing(self.service.submit(prompt_ids, params)) as outputs:
+        stream = self.service.submit(prompt_ids, request.params, cache_salt=request.cache_salt)
+        async with aclosing(stream) as outputs:
             async for output in outputs:
                 yield _read_or_raise(reader, output)
 
     def _events_blocking(
-        self, prompt_ids: Sequence[int], params: SamplingParams, reader: ChatReader
+        self, prompt_ids: Sequence[int], request: ChatRequest, reader: ChatReader
     ) -> Generator[ChatEvent, None, None]:
-        with closing(self.service.submit_blocking(prompt_ids, params)) as outputs:
+        stream = self.service.submit_blocking(prompt_ids, request.params, cache_salt=request.cache_salt)
+        with closing(stream) as outputs:
             for output in outputs:
                 yield _read_or_raise(reader, output)
 
@@ -206,6 +222,20 @@ def assemble_reply(deltas: Iterable[Delta]) -> Message:
             for index, (name, pieces) in sorted(calls.items())
         ),
     )
+
+
+def _joined(deltas: Sequence[Delta]) -> tuple[Delta, ...]:
+    """The same with neighbours of one kind in one: readers pay for each delta."""
+    joined: list[Delta] = []
+    for delta in deltas:
+        match joined[-1] if joined else None, delta:
+            case TextDelta(before), TextDelta(text):
+                joined[-1] = TextDelta(before + text)
+            case ReasoningDelta(before), ReasoningDelta(text):
+                joined[-1] = ReasoningDelta(before + text)
+            case _:
+                joined.append(delta)
+    return tuple(joined)
 
 
 def _read_or_raise(reader: ChatReader, output: StepOutput) -> ChatEvent:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeGuard
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from deepground.engine.chat import ChatReader, ChatRequest, assemble_reply, prepare_chat
-from deepground.engine.engine import Engine, EngineConfig
+from deepground.engine.config import EngineConfig
+from deepground.engine.engine import Engine
 from deepground.engine.request import StepOutput
 from deepground.errors import DeepgroundError, RequestError
 from deepground.messages import FinishReason, Message, SamplingParams, TokenLogprob, Tool, ToolCallPart, Usage
-from deepground.model import RowBatch
+from deepground.model import RowBatch, ServingDtype
 
 MessageLike = Message | Mapping[str, str]
 """A message, or its plain form {"role": ..., "content": ...}."""
@@ -52,7 +53,7 @@ class LLM:
 
     Args:
         path: a Hugging Face folder; None: the model that comes with the package.
-        dtype: number format of the weights in memory; auto: what this machine computes fastest.
+        dtype: how the weights are held; see `Engine.from_folder`.
         config: sizes of batch and cache.
         chat_format: name of a chat format, where the folder's own is not right.
 
@@ -65,7 +66,7 @@ class LLM:
         self,
         path: str | Path | None = None,
         *,
-        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        dtype: ServingDtype = "auto",
         config: EngineConfig | None = None,
         chat_format: str | None = None,
     ) -> None:
@@ -229,7 +230,8 @@ def _to_message(message: MessageLike) -> Message:
 def _completion(outputs: Sequence[StepOutput], reader: ChatReader | None) -> CompletionOutput:
     """One result of all outputs of a request; without a reader, the text is what was generated."""
     last = outputs[-1]
-    finish_reason, usage = last.finish_reason, Usage(last.prompt_tokens, last.completion_tokens)
+    finish_reason = last.finish_reason
+    usage = Usage(last.prompt_tokens, last.completion_tokens, prompt_cache_hit_tokens=last.cached_tokens)
     if reader is None:
         reply = Message.assistant("".join(output.text for output in outputs))
     else:

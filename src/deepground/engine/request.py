@@ -54,10 +54,19 @@ class Request:
     """`params.seed`, or one drawn when the request arrived."""
     arrival: int
     """Running number; the lower one is served first."""
+    cache_salt: str | None = None
+    """Whose cached prefixes it may use: only those of requests with the same one."""
     status: RequestStatus = RequestStatus.WAITING
     num_computed: int = 0
     """Leading tokens whose keys and values are in the cache. Back to 0 when preempted."""
+    prefix_keys: list[bytes] = field(default_factory=list)
+    """What the prefix cache calls the beginnings of `token_ids`, as far as it has been asked; filled by it."""
+    num_cached: int = 0
+    """Leading prompt tokens that the prefix cache had when the request was first scheduled."""
     num_preemptions: int = 0
+    draft_ids: list[int] = field(default_factory=list)
+    """Guesses at the next tokens, to be verified by the next step; filled by the speculator, cut by the scheduler,
+    empty again after the step."""
     finish_reason: FinishReason | None = None
     arrived_at: float = field(default_factory=time.monotonic)
     scheduled_at: float | None = None
@@ -102,10 +111,13 @@ class ScheduledChunk:
     start: int
     """Tokens before it are in the cache already."""
     length: int
+    """Drafts included."""
+    num_drafts: int = 0
+    """Its last tokens that are `request.draft_ids` and not (yet) the request's own."""
     pages: Sequence[int]
     """The request's page table; covers start + length tokens."""
     samples: bool
-    """The chunk ends with the request's last token, so the next token is to be sampled."""
+    """The chunk ends with the request's last token, drafts aside, so the next token is to be sampled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,16 +146,24 @@ class StepOutput:
     request_id: str
     token_ids: tuple[int, ...] = ()
     """New tokens, end tokens included."""
-    text: str = ""
-    """New text. It may lag behind the tokens, and it holds neither end tokens nor stop strings."""
+    pieces: tuple[str, ...] = ()
+    """New text, one piece for each token; a last output without tokens may have a piece too. Text may lag behind the
+    tokens, and it holds neither end tokens nor stop strings."""
     logprobs: tuple[TokenLogprob, ...] | None = None
     """Of `token_ids`; None unless asked for."""
     finish_reason: FinishReason | None = None
     """Set on the request's last output."""
     prompt_tokens: int
+    cached_tokens: int = 0
+    """Prompt tokens that the prefix cache had."""
     completion_tokens: int
     """Tokens generated so far."""
     error: DeepgroundError | None = None
     """Why the request failed; set when `finish_reason` is "error"."""
     timing: RequestTiming | None = None
     """Set on the request's last output."""
+
+    @property
+    def text(self) -> str:
+        """All of the new text."""
+        return "".join(self.pieces)

@@ -1,24 +1,28 @@
-"""The next token of every row: penalties, temperature, filters, one draw.
+"""The next tokens of every request: penalties, constraint, temperature, filters, one draw, and drafts verified.
 
-Legend: N rows (requests) of the step, V vocabulary, K candidates of a row, most likely first.
+Legend: N rows of the step (a request's next token, and one for each of its drafts), M of them one request's,
+V vocabulary, K candidates of a row, most likely first.
 
-The order is the field's usual one: penalties, then (greedy stops here) temperature, top-k, top-p, min-p,
-each on what the former left over. The draw is the inverse of the cumulative distribution at a number that depends
-on the request's seed and on how many tokens it has generated, and on nothing else: neither the other
+The order is the field's usual one: penalties, the constraint's mask, then (greedy stops here) temperature, top-k,
+top-p, min-p, each on what the former left over. The draw is the inverse of the cumulative distribution at a number that
+depends on the request's seed and on the number of the token in its answer, and on nothing else: neither the other
 rows, nor chunking, nor preemption can change it.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from deepground.engine.constraint import Constraint
 from deepground.engine.request import Request
 
 NUCLEUS_CANDIDATES = (64, 1024)
@@ -26,71 +30,138 @@ NUCLEUS_CANDIDATES = (64, 1024)
 short of p. Where a row ends up depends on its own logits alone."""
 
 
-@dataclass(frozen=True)
-class SampledToken:
-    """What one row got."""
+class SampledToken(NamedTuple):
+    """One new token."""
 
     token_id: int
     logprob: float | None = None
-    """Natural logarithm, after penalties and before temperature; None unless asked for."""
+    """Natural logarithm, after penalties and constraint, before temperature; None unless asked for."""
     top: tuple[tuple[int, float], ...] = ()
-    """The most likely tokens with their log-probabilities, best first, as many as asked for."""
+    """The most likely tokens with their log-probabilities, best first, as many as asked for and possible."""
+
+
+class Sampled(NamedTuple):
+    """What one request got in a step: its drafts as far as they are right, and one token more."""
+
+    tokens: list[SampledToken]
+    failure: Literal["overflow", "dead end"] | None = None
+    """Why no token could be drawn after `tokens`: the logits held no finite maximum (the model's numbers overflowed),
+    or the constraint allowed none."""
+
+
+class _Row(NamedTuple):
+    """One position to draw for: after the first `offset` drafts of a request."""
+
+    request: Request
+    offset: int
 
 
 class Sampler:
-    """Chooses tokens; remembers token counts of the requests that have penalties."""
+    """Chooses tokens and verifies drafts; remembers token counts of requests with penalties, and constraints.
+
+    A draft is right if it is the token that would have been drawn in its place. As draws depend on nothing but the
+    request's seed, the token's number and the distribution, a request gets the same tokens with and without drafts.
+    """
 
     def __init__(self) -> None:
         self._histories: dict[str, _History] = {}
+        self._constraints: dict[str, Constraint] = {}
 
-    @torch.inference_mode()
-    def sample(self, logits_NV: Tensor, requests: Sequence[Request]) -> list[SampledToken | None]:
-        """One token per row.
+    def constrain(self, request_id: str, constraint: Constraint) -> None:
+        """From now on this request's tokens are those that `constraint` allows."""
+        self._constraints[request_id] = constraint
+
+    def sample(self, logits_NV: Tensor, requests: Sequence[Request]) -> list[Sampled]:
+        """New tokens of each request.
 
         Args:
-            logits_NV: float32, one row per request. Rows of requests with penalties are overwritten.
+            logits_NV: float32; for each request one row, and one for each of its `draft_ids`: the row at which a draft
+                is verified comes before the row that follows it. Rows of requests with penalties or constraints are
+                overwritten.
             requests: whose rows these are.
 
         Returns:
-            In the order of the rows; None where the logits hold no finite maximum (the model's numbers overflowed).
+            In the order of the requests.
         """
-        for row, request in enumerate(requests):
-            if _has_penalties(request):
-                self._penalize(logits_NV[row], request)
+        rows = [_Row(request, offset) for request in requests for offset in range(len(request.draft_ids) + 1)]
+        for row, (request, offset) in enumerate(rows):
+            if not offset:
+                self._adjust(logits_NV[row : row + len(request.draft_ids) + 1], request)
         # One pass gives the greedy choice and the check: NaN wins every maximum.
         best = logits_NV.max(dim=-1)
         token_ids: list[int] = best.indices.tolist()
         usable = [math.isfinite(value) for value in best.values.tolist()]
-        drawing = [row for row, r in enumerate(requests) if usable[row] and r.params.temperature > 0]
+        drawing = [n for n, row in enumerate(rows) if row.request.params.temperature > 0 and usable[n]]
         if drawing:
-            for group in _group(drawing, requests, vocab_size=logits_NV.shape[1]):
-                _draw_group(logits_NV, group, token_ids)
-        sampled: list[SampledToken | None] = [
-            SampledToken(token_id) if ok else None for token_id, ok in zip(token_ids, usable, strict=True)
-        ]
-        for row, request in enumerate(requests):
-            if usable[row] and request.params.logprobs is not None:
-                sampled[row] = _with_logprobs(logits_NV[row], token_ids[row], request.params.logprobs)
+            for group in _group(drawing, rows, vocab_size=logits_NV.shape[1]):
+                _draw_group(logits_NV, best.values, group, token_ids)
+        sampled, start = [], 0
+        for request in requests:
+            sampled.append(self._accept(logits_NV, start, request, token_ids, usable))
+            start += len(request.draft_ids) + 1
         return sampled
 
     def forget(self, request_id: str) -> None:
         """Drop what is remembered of a request."""
         self._histories.pop(request_id, None)
+        self._constraints.pop(request_id, None)
 
-    def _penalize(self, logits_V: Tensor, request: Request) -> None:
+    def _accept(
+        self, logits_NV: Tensor, start: int, request: Request, token_ids: Sequence[int], usable: Sequence[bool]
+    ) -> Sampled:
+        """The tokens drawn for a request up to the first that differs from its draft."""
+        tokens: list[SampledToken] = []
+        constraint = self._constraints.get(request.id)
+        num_drafts, num_top = len(request.draft_ids), request.params.logprobs
+        for offset in range(num_drafts + 1):
+            row = start + offset
+            if not usable[row]:
+                dead_end = constraint is not None and bool((logits_NV[row] == -math.inf).all())
+                return Sampled(tokens, "dead end" if dead_end else "overflow")
+            token_id = token_ids[row]
+            if constraint is not None:
+                constraint.advance(token_id)
+            tokens.append(
+                SampledToken(token_id) if num_top is None else _with_logprobs(logits_NV[row], token_id, num_top)
+            )
+            if offset < num_drafts and token_id != request.draft_ids[offset]:
+                break
+        return Sampled(tokens)
+
+    def _adjust(self, logits_MV: Tensor, request: Request) -> None:
+        """Apply penalties and constraint to the rows of one request, each as if the drafts before it were right."""
+        if _has_penalties(request):
+            self._penalize(logits_MV, request)
+        constraint = self._constraints.get(request.id)
+        if constraint is None:
+            return
+        advanced = 0
+        for row_V, draft in itertools.zip_longest(logits_MV, request.draft_ids):
+            row_V.masked_fill_(~constraint.allowed(len(row_V)).to(row_V.device), float("-inf"))
+            # After a draft that is not allowed nothing is looked at: it cannot be drawn.
+            if draft is None or not constraint.advance(draft):
+                break
+            advanced += 1
+        constraint.rollback(advanced)
+
+    def _penalize(self, logits_MV: Tensor, request: Request) -> None:
         history = self._histories.get(request.id)
         if history is None:
-            history = self._histories[request.id] = _History(logits_V)
+            history = self._histories[request.id] = _History(logits_MV[0])
         history.catch_up(request)
         params = request.params
-        apply_penalties(
-            logits_V,
-            generated_counts_V=history.generated_counts_V,
-            seen_V=history.seen_V,
-            frequency=params.frequency_penalty,
-            presence=params.presence_penalty,
-            repetition=params.repetition_penalty,
-        )
+        with history.looking_ahead() as ahead:
+            for row_V, draft in itertools.zip_longest(logits_MV, request.draft_ids):
+                apply_penalties(
+                    row_V,
+                    generated_counts_V=history.generated_counts_V,
+                    seen_V=history.seen_V,
+                    frequency=params.frequency_penalty,
+                    presence=params.presence_penalty,
+                    repetition=params.repetition_penalty,
+                )
+                if draft is not None:
+                    ahead(draft)
 
 
 class _History:
@@ -110,6 +181,21 @@ class _History:
         if len(generated):
             self.generated_counts_V.index_add_(0, generated, torch.ones_like(generated, dtype=torch.float32))
         self._length = request.num_tokens
+
+    @contextmanager
+    def looking_ahead(self) -> Iterator[Callable[[int], None]]:
+        """Count drafts in with the function that this gives; afterwards they are counted out again."""
+        drafts: list[tuple[int, bool]] = []
+
+        def ahead(token_id: int) -> None:
+            drafts.append((token_id, bool(self.seen_V[token_id])))
+            self.generated_counts_V[token_id] += 1.0
+            self.seen_V[token_id] = True
+
+        yield ahead
+        for token_id, seen_before in reversed(drafts):
+            self.generated_counts_V[token_id] -= 1.0
+            self.seen_V[token_id] = seen_before
 
 
 def apply_penalties(
@@ -193,35 +279,37 @@ class _Group:
 
     method: _Method
     rows: list[int]
-    requests: list[Request]
+    owners: list[_Row]
 
 
-def _group(rows: Sequence[int], requests: Sequence[Request], *, vocab_size: int) -> list[_Group]:
+def _group(drawing: Sequence[int], rows: Sequence[_Row], *, vocab_size: int) -> list[_Group]:
     groups: dict[_Method, _Group] = {}
-    for row in rows:
-        params = requests[row].params
+    for row in drawing:
+        params = rows[row].request.params
         if 0 < params.top_k < vocab_size:
             method = _Method(params.top_k, by_top_k=True)
         else:
             method = _Method(_more_candidates(0, vocab_size) if params.top_p < 1 else 0, by_top_k=False)
         group = groups.setdefault(method, _Group(method, [], []))
         group.rows.append(row)
-        group.requests.append(requests[row])
+        group.owners.append(rows[row])
     return list(groups.values())
 
 
-def _draw_group(logits_NV: Tensor, group: _Group, token_ids: list[int]) -> None:
-    """Draw one token for each row of the group, into `token_ids`."""
-    method, params = group.method, [request.params for request in group.requests]
+def _draw_group(logits_NV: Tensor, best_N: Tensor, group: _Group, token_ids: list[int]) -> None:
+    """Draw one token for each row of the group, into `token_ids`; `best_N` is every row's maximum."""
+    method, params = group.method, [owner.request.params for owner in group.owners]
     device, vocab_size = logits_NV.device, logits_NV.shape[1]
 
     def column(values: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=device).unsqueeze(1)
 
-    rows_NV = logits_NV if len(group.rows) == logits_NV.shape[0] else logits_NV[group.rows]
+    if len(group.rows) == logits_NV.shape[0]:
+        rows_NV, best_N1 = logits_NV, best_N.unsqueeze(1)
+    else:
+        rows_NV, best_N1 = logits_NV[group.rows], best_N[group.rows].unsqueeze(1)
     # The maximum comes off first and the temperature has a floor: no quotient can overflow or be 0/0.
-    shifted_NV = rows_NV - rows_NV.amax(-1, keepdim=True)
-    scaled_NV = shifted_NV / column([max(p.temperature, 1e-6) for p in params])
+    scaled_NV = (rows_NV - best_N1).div_(column([max(p.temperature, 1e-6) for p in params]))
     if method.num_candidates:
         scaled_NK, ids_NK = scaled_NV.topk(method.num_candidates, dim=-1)
         total_NV = scaled_NK if method.by_top_k else scaled_NV
@@ -231,28 +319,30 @@ def _draw_group(logits_NV: Tensor, group: _Group, token_ids: list[int]) -> None:
         if not method.by_top_k and method.num_candidates < vocab_size:
             reached = (probs_NK.sum(-1, keepdim=True) >= top_p_N1).squeeze(1).tolist()
             if not all(reached):
-                _draw_split(logits_NV, group, reached, token_ids)
+                _draw_split(logits_NV, best_N, group, reached, token_ids)
                 return
         probs_NK = keep_top_p(probs_NK, top_p_N1)
     else:
         probs_NK, ids_NK = scaled_NV.softmax(-1), None
     if any(p.min_p > 0 for p in params):
         probs_NK = keep_min_p(probs_NK, column([p.min_p for p in params]))
-    numbers_N1 = column([uniform(r.seed, r.num_generated) for r in group.requests], torch.float64)
+    numbers_N1 = column([uniform(r.seed, r.num_generated + offset) for r, offset in group.owners], torch.float64)
     index_N1 = draw(probs_NK, numbers_N1).unsqueeze(1)
     chosen_N1 = index_N1 if ids_NK is None else ids_NK.gather(1, index_N1)
     for row, token_id in zip(group.rows, chosen_N1.squeeze(1).tolist(), strict=True):
         token_ids[row] = token_id
 
 
-def _draw_split(logits_NV: Tensor, group: _Group, reached: Sequence[bool], token_ids: list[int]) -> None:
+def _draw_split(
+    logits_NV: Tensor, best_N: Tensor, group: _Group, reached: Sequence[bool], token_ids: list[int]
+) -> None:
     """Draw rows whose candidates fall short of p from more candidates, the others as before."""
     more = _Method(_more_candidates(group.method.num_candidates, logits_NV.shape[1]), by_top_k=False)
     for method, wanted in ((group.method, True), (more, False)):
         members = [i for i, enough in enumerate(reached) if enough is wanted]
         if members:
-            part = _Group(method, [group.rows[i] for i in members], [group.requests[i] for i in members])
-            _draw_group(logits_NV, part, token_ids)
+            part = _Group(method, [group.rows[i] for i in members], [group.owners[i] for i in members])
+            _draw_group(logits_NV, best_N, part, token_ids)
 
 
 def _more_candidates(current: int, vocab_size: int) -> int:
@@ -262,5 +352,5 @@ def _more_candidates(current: int, vocab_size: int) -> int:
 def _with_logprobs(logits_V: Tensor, token_id: int, num_top: int) -> SampledToken:
     logprobs_V = logits_V.log_softmax(-1)
     values, ids = logprobs_V.topk(min(num_top, logprobs_V.shape[0]))
-    top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    top = tuple((id_, value) for id_, value in zip(ids.tolist(), values.tolist(), strict=True) if value > -math.inf)
     return SampledToken(token_id, float(logprobs_V[token_id]), top)

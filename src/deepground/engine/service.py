@@ -24,10 +24,12 @@ from typing import Literal, Self
 
 import torch
 
-from deepground.engine.engine import Engine, EngineConfig, EngineStats
+from deepground.engine.config import EngineConfig, EngineStats
+from deepground.engine.engine import Engine
 from deepground.engine.request import StepOutput
 from deepground.errors import EngineError, RequestAbortedError
 from deepground.messages import SamplingParams
+from deepground.model import ServingDtype
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ def load_engine(
     path: str | Path | None = None,
     config: EngineConfig | None = None,
     *,
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+    dtype: ServingDtype = "auto",
     chat_format: str | None = None,
 ) -> Engine:
     """`Engine.from_folder`, for an engine that a service will run: same arguments, same errors.
@@ -139,8 +141,10 @@ class EngineService:
         self._check_accepting()
         self.engine.validate(prompt_ids, params)
 
-    def submit(self, prompt_ids: Sequence[int], params: SamplingParams) -> AsyncTokenStream:
-        """Hand over a request from asyncio.
+    def submit(
+        self, prompt_ids: Sequence[int], params: SamplingParams, *, cache_salt: str | None = None
+    ) -> AsyncTokenStream:
+        """Hand over a request from asyncio; the arguments are those of `Engine.add`.
 
         Returns:
             An async iterator of outputs. Closing it, or cancelling the task that waits for it, aborts the request
@@ -151,13 +155,15 @@ class EngineService:
             EngineError: the service has failed or is stopping.
         """
         events: asyncio.Queue[Event] = asyncio.Queue()
-        mailbox = self._enter(prompt_ids, params, events.put_nowait, asyncio.get_running_loop())
+        mailbox = self._enter(prompt_ids, params, cache_salt, events.put_nowait, asyncio.get_running_loop())
         return AsyncTokenStream(self, mailbox, events)
 
-    def submit_blocking(self, prompt_ids: Sequence[int], params: SamplingParams) -> BlockingTokenStream:
+    def submit_blocking(
+        self, prompt_ids: Sequence[int], params: SamplingParams, *, cache_salt: str | None = None
+    ) -> BlockingTokenStream:
         """As `submit`, for a thread: an ordinary iterator. `close` it to abort the request."""
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        return BlockingTokenStream(self, self._enter(prompt_ids, params, events.put, None), events)
+        return BlockingTokenStream(self, self._enter(prompt_ids, params, cache_salt, events.put, None), events)
 
     def _check_accepting(self) -> None:
         health = self._health
@@ -170,6 +176,7 @@ class EngineService:
         self,
         prompt_ids: Sequence[int],
         params: SamplingParams,
+        cache_salt: str | None,
         put: Callable[[Event], None],
         loop: asyncio.AbstractEventLoop | None,
     ) -> _Mailbox:
@@ -178,7 +185,7 @@ class EngineService:
             self._check_accepting()
             mailbox = _Mailbox(f"request-{next(self._names)}", put, loop)
             self._mailboxes[mailbox.request_id] = mailbox
-            self._commands.append(_Command("add", mailbox.request_id, prompt_ids, params))
+            self._commands.append(_Command("add", mailbox.request_id, prompt_ids, params, cache_salt))
             self._wake.notify_all()
         return mailbox
 
@@ -192,8 +199,8 @@ class EngineService:
 
     @torch.inference_mode()
     def _run(self) -> None:
-        if self.engine.config.num_threads is not None:
-            torch.set_num_threads(self.engine.config.num_threads)  # OpenMP counts them for each thread apart.
+        if self.engine.torch_threads is not None:
+            torch.set_num_threads(self.engine.torch_threads)  # OpenMP counts them for each thread apart.
         try:
             while self._receive():
                 self._publish(self.engine.step())
@@ -204,6 +211,8 @@ class EngineService:
             with self._wake:
                 self._health = ServiceHealth("failed", cause)
             self._end_all(lambda: EngineError(f"the engine failed in the middle of a step: {cause}"))
+        finally:
+            self.engine.close()
 
     def _receive(self) -> bool:
         """Carry out what callers asked for; sleep while there is nothing to do. False: stop."""
@@ -219,7 +228,7 @@ class EngineService:
             if command.kind == "abort":
                 self.engine.abort(command.request_id)
             elif command.request_id in self._mailboxes:
-                self.engine.add(command.prompt_ids, command.params, command.request_id)
+                self.engine.add(command.prompt_ids, command.params, command.request_id, cache_salt=command.cache_salt)
         return True
 
     def _publish(self, outputs: Sequence[StepOutput]) -> None:
@@ -281,6 +290,7 @@ class _Command:
     request_id: str = ""
     prompt_ids: Sequence[int] = ()
     params: SamplingParams = field(default_factory=SamplingParams)
+    cache_salt: str | None = None
 
 
 class _Stream:

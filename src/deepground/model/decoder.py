@@ -72,8 +72,8 @@ class Decoder(nn.Module):
         Args:
             hidden_TD: what `forward` gave for the batch, or, at a greater depth, what the depth before gave.
             next_token_ids_T: int64, the token that follows each token.
-            batch: the batch of the main pass, or a `PagedBatch` of any tokens whose hidden states are at hand; the layer
-                reads and writes layer `num_layers + depth` of its cache. The batch's own token ids are not looked at.
+            batch: the batch of the main pass, or a `PagedBatch` of any tokens whose hidden states are at hand; the
+                layer reads and writes layer `num_layers + depth` of its cache. The token ids are not looked at.
             depth: which of the `num_mtp_layers` layers.
         """
         layer = self.model.mtp_layers[depth]

@@ -121,7 +121,12 @@ class ChatRoute:
         self._under_way += 1
         try:
             events = await asyncio.to_thread(
-                self._service.start_chat, task.messages, task.params, tools=task.tools, thinking=task.thinking
+                self._service.start_chat,
+                task.messages,
+                task.params,
+                tools=task.tools,
+                thinking=task.thinking,
+                cache_salt=task.cache_salt,
             )
         except BaseException:
             self._under_way -= 1

@@ -50,13 +50,14 @@ class Envelope:
 
 
 def usage_json(usage: Usage) -> Json:
-    """Token counts. No prompt cache yet, so every prompt token is a miss."""
+    """Token counts; the cached ones once as DeepSeek's API has them and once as OpenAI's."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
-        "prompt_cache_hit_tokens": 0,
-        "prompt_cache_miss_tokens": usage.prompt_tokens,
+        "prompt_cache_hit_tokens": usage.prompt_cache_hit_tokens,
+        "prompt_cache_miss_tokens": usage.prompt_cache_miss_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.prompt_cache_hit_tokens},
         "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
     }
 

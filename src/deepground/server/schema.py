@@ -287,7 +287,7 @@ class ChatCompletionRequest(Wire):
     """`none` hides the tools from the model. Default: `auto` with tools."""
     response_format: ResponseFormat | None = None
     user_id: str | None = Field(default=None, pattern=r"^[a-zA-Z0-9_-]{1,512}$")
-    """Who asks; goes to the request log."""
+    """Who asks; goes to the request log, and cached prefixes are shared within one id only."""
     user: str | None = Field(default=None, pattern=_UNICODE_NAME)
     """OpenAI's name of `user_id`."""
 

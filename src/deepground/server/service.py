@@ -43,9 +43,17 @@ class ChatService(Protocol):
         ...
 
     def start_chat(
-        self, messages: Sequence[Message], params: SamplingParams, *, tools: Sequence[Tool], thinking: bool
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams,
+        *,
+        tools: Sequence[Tool],
+        thinking: bool,
+        cache_salt: str | None,
     ) -> AsyncGenerator[ChatEvent, None]:
         """Check a request and hand out its events; closing the generator aborts it at once.
+
+        Requests share what was computed for a common prefix only if their `cache_salt` is the same.
 
         Runs in a worker thread, because rendering and encoding a long conversation takes time; the
         generator belongs to the event loop, and the engine begins when it is first asked for an event.

@@ -38,6 +38,8 @@ class ChatTask:
     tools: tuple[Tool, ...]
     params: SamplingParams
     thinking: bool
+    cache_salt: str | None
+    """Whose cached prefixes may be used: those of the same `user_id`, or of all who name none."""
 
 
 def model_ids(model: ServedModel) -> tuple[str, ...]:
@@ -64,6 +66,7 @@ def to_task(request: ChatCompletionRequest, model: ServedModel) -> ChatTask:
         tools=_to_tools(request),
         params=_to_params(request, model),
         thinking=_wants_thinking(request, model),
+        cache_salt=request.user_id or request.user,
     )
 
 

@@ -1,5 +1,6 @@
 """Training: tokenizer, data, loss, optimizers, the pretraining loop, and evaluation."""
 
+from deepground.train.acceptance import DraftAcceptance, draft_acceptance, greedy_replies
 from deepground.train.checkpoint import list_checkpoints, load_model_weights, read_state
 from deepground.train.data import PackedStream, Sample, encode_conversation, pack_rows, sample_seed
 from deepground.train.evaluate import (
@@ -14,12 +15,14 @@ from deepground.train.evaluate import (
 from deepground.train.export import export_checkpoint
 from deepground.train.initialize import initialize
 from deepground.train.mixture import mixture_samples
+from deepground.train.mtp import add_mtp_layer, load_main_model
 from deepground.train.optim import OptimizerConfig, Schedule
 from deepground.train.pretrain import PretrainConfig, PretrainResult, Trainer, pretrain
 from deepground.train.reporting import Reporter, RunReporter
 from deepground.train.tokenizer import save_tokenizer, train_tokenizer
 
 __all__ = [
+    "DraftAcceptance",
     "EvaluationConfig",
     "OptimizerConfig",
     "PackedStream",
@@ -31,11 +34,15 @@ __all__ = [
     "Schedule",
     "TaskResult",
     "Trainer",
+    "add_mtp_layer",
+    "draft_acceptance",
     "encode_conversation",
     "evaluate",
     "export_checkpoint",
+    "greedy_replies",
     "initialize",
     "list_checkpoints",
+    "load_main_model",
     "load_model_weights",
     "markdown_table",
     "mean_accuracy",

@@ -17,13 +17,15 @@ from types import FrameType
 from typing import Any, Literal
 
 import torch
+from torch import Tensor, nn
 
 from deepground.errors import CheckpointError
 from deepground.kernels import has_fast_bf16
-from deepground.model import Decoder
+from deepground.model import Decoder, RowBatch
 from deepground.train import checkpoint
 from deepground.train.data import DataPosition, PackedBatch, PackedStream, Sample
 from deepground.train.loss import ExpertBalancer, masked_cross_entropy
+from deepground.train.mtp import freeze_main_model, main_model_digest, mtp_loss
 from deepground.train.optim import OptimizerConfig, Schedule, build_optimizers, set_step_sizes
 from deepground.train.reporting import Reporter, StepResult
 
@@ -49,6 +51,9 @@ class PretrainConfig:
     checkpoint_steps: int = 200
     """Steps from one checkpoint to the next."""
     keep_checkpoints: int = 3
+    mtp_drafts: int = 0
+    """0: train the main model. Above: freeze it, and train its MTP layer to draft so many tokens ahead,
+    in the first half of the schedule only one."""
     max_minutes: float | None = None
     """Stop, with a checkpoint, after this time; start again to go on. None: no limit."""
 
@@ -80,11 +85,14 @@ class Trainer:
     """A run in progress: the model, its optimizers, the data's position and the step.
 
     Args:
-        decoder: float32 weights, initialised.
+        decoder: float32 weights, initialised; with `config.mtp_drafts`, a trained model that has an MTP layer.
         make_sample: sample by its index.
         config: the run's settings.
         pad_id: token of the unused ends of rows.
         device: where the model lives.
+
+    Raises:
+        TrainingError: the model has nothing to train.
     """
 
     def __init__(
@@ -101,21 +109,24 @@ class Trainer:
         self.step = 0
         self.tokens = 0
         """Tokens trained on so far, padding excluded."""
-        self.optimizers = build_optimizers(decoder, config.optimizer)
+        self.trained: nn.Module = freeze_main_model(decoder) if config.mtp_drafts else decoder
+        """What the run changes and its checkpoints hold."""
+        self.optimizers = build_optimizers(self.trained, config.optimizer)
         self.precision, self.precision_reason = choose_precision(config.precision, device)
         self.position = DataPosition()
         self._make_sample = make_sample
         self._pad_id = pad_id
         self._device = torch.device(device)
-        self._balancer = ExpertBalancer(decoder, config.balance_gamma)
+        self._balancer = ExpertBalancer(self.trained, config.balance_gamma)
+        self._frozen_digest = main_model_digest(decoder) if config.mtp_drafts else None
         self._stream = self._open_stream()
 
     def run_step(self) -> StepResult:
         """One step of the schedule."""
-        self.decoder.train()
+        self.trained.train()
         batch = self._stream.next_batch()
         loss = self._accumulate_gradients(batch)
-        norm = torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), self.config.optimizer.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.config.optimizer.gradient_clip)
         factor = self.config.schedule.factor(self.step)
         set_step_sizes(self.optimizers, factor)
         for optimizer in self.optimizers:
@@ -132,9 +143,10 @@ class Trainer:
             "tokens": self.tokens,
             "data": self.position.to_json(),
             "config": dataclasses.asdict(self.config),
+            "frozen_digest": self._frozen_digest,
         }
         return checkpoint.save_checkpoint(
-            folder, self.step, self.decoder, self.optimizers, state, keep=self.config.keep_checkpoints
+            folder, self.step, self.trained, self.optimizers, state, keep=self.config.keep_checkpoints
         )
 
     def resume(self, path: Path) -> list[str]:
@@ -154,7 +166,12 @@ class Trainer:
             self.position = DataPosition(**state["data"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path / checkpoint.STATE_FILE} is incomplete: {error!r}") from error
-        checkpoint.load_model_weights(path, self.decoder)
+        if state.get("frozen_digest") != self._frozen_digest:
+            raise CheckpointError(
+                f"{path} belongs to another main model or another phase of training; name the model and the phase "
+                "that the run began with, or an empty run folder"
+            )
+        checkpoint.load_model_weights(path, self.trained)
         checkpoint.load_training_state(path, self.optimizers)
         self._stream = self._open_stream()
         return list(_differences(before, dataclasses.asdict(self.config)))
@@ -175,11 +192,18 @@ class Trainer:
         )
         for rows, targets_T in batch.split(self.config.micro_rows, self._device):
             with autocast:
-                loss = masked_cross_entropy(self.decoder, rows, targets_T) / num_trained
+                loss = self._loss(rows, targets_T) / num_trained
             loss.backward()  # type: ignore[no-untyped-call]
             self._balancer.observe()
             total += float(loss.detach())
         return total
+
+    def _loss(self, rows: RowBatch, targets_T: Tensor) -> Tensor:
+        if self.config.mtp_drafts:
+            # Later drafts build on the first one's state, and teach little before that state means something.
+            early = self.step < self.config.schedule.total_steps // 2
+            return mtp_loss(self.decoder, rows, targets_T, 1 if early else self.config.mtp_drafts)
+        return masked_cross_entropy(self.decoder, rows, targets_T)
 
 
 def pretrain(trainer: Trainer, folder: Path, reporter: Reporter) -> PretrainResult:

@@ -18,7 +18,7 @@ namespace {
 
 constexpr int64_t kPage = 4096;
 // Uses lose half their weight within so many passes over all layers.
-constexpr double kHalfLife = 128;
+constexpr double kHalfLife = 32;
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 

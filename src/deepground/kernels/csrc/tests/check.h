@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ inline Tally& tally() {
 }
 
 inline void expect(bool right, const std::string& what) {
+    static std::mutex one_at_a_time;
+    const std::lock_guard<std::mutex> held(one_at_a_time);
     Tally& t = tally();
     ++t.done;
     if (right) return;

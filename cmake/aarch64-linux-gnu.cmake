@@ -1,0 +1,6 @@
+# Builds for 64-bit ARM with Debian's cross compiler (apt install g++-aarch64-linux-gnu), and runs what it built with
+# QEMU's user mode (apt install qemu-user).
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
+set(CMAKE_CROSSCOMPILING_EMULATOR qemu-aarch64 -L /usr/aarch64-linux-gnu)

@@ -1,0 +1,211 @@
+"""Drafts from the model itself: its layer of multi-token prediction, run over the paged cache.
+
+The layer turns the hidden state of a token and the token after it into a guess at the one after that; fed with its
+own state and guess, it guesses on (as vLLM and SGLang do with DeepSeek's one layer). Its keys and values live in the
+cache behind the model's own layers. They are written when drafts are first wanted, from hidden states that were put
+aside, so a request that gets no drafts pays nothing. The layer looks back over a window only: what lies
+further back reaches it through the hidden states, and drafting costs the same however long the text is.
+
+Legend: T tokens of a pass, N requests, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from deepground.engine.request import Request, RequestStatus, ScheduledBatch
+from deepground.engine.slots import SlotTables
+from deepground.engine.speculative import MTP_DRAFTS, Offer, Order
+from deepground.model import Batch, KVCache, ModelConfig, PagedBatch, Span
+
+WINDOW = 64
+"""Tokens that the layer looks back over, at least where there are so many; at most twice as many. On the pilot, drafts
+are as often right with 48 as with 256, and a request's first drafts cost a pass over no more than this."""
+LEAST_CONFIDENCE = 0.4
+"""Drafting ends where the drafts so far are less likely than this to be right, by the layer's own estimate."""
+
+
+@runtime_checkable
+class MtpModel(Protocol):
+    """A decoder that carries a layer of multi-token prediction."""
+
+    config: ModelConfig
+
+    def mtp_hidden(self, hidden_TD: Tensor, next_token_ids_T: Tensor, batch: Batch, depth: int = 0) -> Tensor:
+        """States (T, D) from which `logits` predicts the token after the next."""
+        ...
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """Float32 logits (N, V)."""
+        ...
+
+
+@dataclass(eq=False)
+class _Track:
+    """How far the layer's cache reaches for one request: positions first .. end."""
+
+    first: int
+    end: int
+    pending: deque[Tensor] = field(default_factory=deque)
+    """Hidden states of the positions from `end` on, in pieces (any number, D)."""
+    num_pending: int = 0
+
+    def put_aside(self, start: int, hidden_TD: Tensor) -> None:
+        """Keep the states of the positions from `start` on, as far as the window needs them."""
+        if start != self.end + self.num_pending:
+            self.restart(start)
+        self.pending.append(hidden_TD)
+        self.num_pending += len(hidden_TD)
+        excess = self.num_pending - WINDOW
+        if excess > 0:
+            # With a gap behind them, the earlier entries are of no use.
+            self.first = self.end = self.end + excess
+            self.num_pending = WINDOW
+            while len(self.pending[0]) <= excess:
+                excess -= len(self.pending.popleft())
+            self.pending[0] = self.pending[0][excess:]
+
+    def take(self) -> Tensor:
+        """All states that were put aside (T, D); the caller is about to write their entries."""
+        hidden_TD = self.pending[0] if len(self.pending) == 1 else torch.cat(tuple(self.pending))
+        self.pending.clear()
+        self.num_pending = 0
+        self.end += len(hidden_TD)
+        return hidden_TD
+
+    def restart(self, position: int) -> None:
+        """Forget everything before `position`."""
+        self.first = self.end = position
+        self.pending.clear()
+        self.num_pending = 0
+
+
+@dataclass(frozen=True)
+class _Share:
+    """One request's tokens in a pass of the layer."""
+
+    track: _Track
+    slots: Tensor
+    """Of all positions of the request."""
+    start: int
+    stop: int
+
+
+class MtpDrafter:
+    """Drafts with a model's first layer of multi-token prediction.
+
+    Args:
+        model: the decoder.
+        cache: with room for its layers of multi-token prediction.
+        tables: slots by request.
+        pages: page table of a request.
+        most: drafts of a step.
+    """
+
+    in_rounds = True
+
+    def __init__(
+        self,
+        model: MtpModel,
+        cache: KVCache,
+        tables: SlotTables,
+        pages: Callable[[str], Sequence[int]],
+        most: int = MTP_DRAFTS,
+    ) -> None:
+        self._model = model
+        self._cache = cache
+        self._tables = tables
+        self._pages = pages
+        self._most = most
+        self._tracks: dict[str, _Track] = {}
+
+    def observe(self, batch: ScheduledBatch, hidden_TD: Tensor) -> None:
+        """Put aside the hidden states of a step, after its tokens were taken in; those of wrong drafts are left out."""
+        for request in batch.preempted:
+            self.forget(request.id)
+        row = 0
+        for chunk in batch.chunks:
+            request = chunk.request
+            if request.status is RequestStatus.RUNNING:
+                track = self._tracks.get(request.id)
+                if track is None:
+                    track = self._tracks[request.id] = _Track(chunk.start, chunk.start)
+                track.put_aside(chunk.start, hidden_TD[row : row + request.num_computed - chunk.start])
+            row += chunk.length
+
+    def offer(self, request: Request) -> Offer | None:
+        """Drafts, if the hidden state of the token before the last is at hand."""
+        track = self._tracks.get(request.id)
+        if track is None or not track.num_pending or track.end + track.num_pending != request.num_computed:
+            return None
+        return Offer("mtp", self._most)
+
+    def draft(self, orders: Sequence[Order]) -> list[list[int]]:
+        """One pass over what was put aside, then one more for each further draft, for all requests together."""
+        drafts: list[list[int]] = [[] for _ in orders]
+        shares = [self._catch_up(order.request) for order in orders]
+        hidden_TD = torch.cat([share.track.take() for share in shares])
+        next_ids = [
+            id_ for order, s in zip(orders, shares, strict=True) for id_ in order.request.token_ids[s.start + 1 :]
+        ]
+        confidence = [1.0] * len(orders)
+        active = list(range(len(orders)))
+        while active:
+            state_TD = self._pass([shares[n] for n in active], hidden_TD, next_ids)
+            best_ids, chances = self._guess(state_TD)
+            rows = []
+            for row, n in enumerate(active):
+                confidence[n] *= chances[row]
+                if confidence[n] >= LEAST_CONFIDENCE:  # Not so for NaN either.
+                    drafts[n].append(best_ids[row])
+                    if len(drafts[n]) < orders[n].wanted:
+                        rows.append(row)
+            active, hidden_TD = [active[row] for row in rows], state_TD[rows]
+            next_ids = [drafts[n][-1] for n in active]
+            for n in active:
+                shares[n] = _Share(shares[n].track, shares[n].slots, shares[n].stop, shares[n].stop + 1)
+        return drafts
+
+    def forget(self, request_id: str) -> None:
+        """Drop what is kept of a request."""
+        self._tracks.pop(request_id, None)
+
+    def _catch_up(self, request: Request) -> _Share:
+        track = self._tracks[request.id]
+        if track.end - track.first > 2 * WINDOW:
+            track.first = track.end - WINDOW
+        slots = self._tables.cover(request.id, self._pages(request.id))
+        return _Share(track, slots, track.end, request.num_computed)
+
+    def _pass(self, shares: Sequence[_Share], hidden_TD: Tensor, next_ids: Sequence[int]) -> Tensor:
+        """The layer's states (N, D) at the last token of each share."""
+        spans: list[Span] = []
+        positions: list[int] = []
+        ends: list[int] = []
+        for share in shares:
+            first, length = share.track.first, share.stop - share.start
+            slots = share.slots[first : share.stop]
+            spans.append(Span(start=len(positions), length=length, context=share.start - first, slots=slots))
+            positions += range(share.start, share.stop)
+            ends.append(len(positions) - 1)
+        device = self._tables.device
+        next_ids_T = torch.tensor(next_ids, device=device)
+        batch = PagedBatch(
+            token_ids_T=next_ids_T,
+            positions_T=torch.tensor(positions, device=device),
+            spans=tuple(spans),
+            cache=self._cache,
+        )
+        state_TD = self._model.mtp_hidden(hidden_TD, next_ids_T, batch)
+        return state_TD if len(ends) == len(positions) else state_TD[ends]
+
+    def _guess(self, state_ND: Tensor) -> tuple[list[int], list[float]]:
+        """The most likely token of each row, and how likely it is by the layer's own estimate."""
+        best = self._model.logits(state_ND).softmax(-1).max(dim=-1)
+        return best.indices.tolist(), best.values.tolist()

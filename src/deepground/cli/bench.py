@@ -23,7 +23,7 @@ def bench(
     model: ModelFolder = None,
     streams: Annotated[str, typer.Option(help="Requests that decode at the same time, by commas.")] = "1,2,4,8,16",
     prefill: Annotated[str, typer.Option(help="Lengths of prompts to prefill, by commas.")] = "512,2048",
-    context: Annotated[int, typer.Option(min=1, help="Tokens of the long prompt; cut to the model's context.")] = 4096,
+    context: Annotated[int, typer.Option(min=1, help="Tokens of the long prompt, if the model takes them.")] = 4096,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens that each request decodes.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Times that everything is measured; medians count.")] = 3,
     dtype: DtypeOption = Dtype.AUTO,
@@ -38,17 +38,10 @@ def bench(
     ] = None,
 ) -> None:
     """Measure a model's speed, beside what this machine's memory and arithmetic allow."""
-    from deepground.bench import BenchConfig, Expenses, read_prices, run_bench
+    from deepground.bench import BenchConfig, read_prices, run_bench
 
-    expenses = None
-    if watts is not None or hardware_price is not None:
-        expenses = Expenses(
-            watts=watts or 0.0,
-            electricity_price=electricity_price,
-            hardware_price=hardware_price or 0.0,
-            lifetime_years=lifetime_years,
-        )
-    elif prices is not None:
+    expenses = _expenses(watts, electricity_price, hardware_price, lifetime_years)
+    if expenses is None and prices is not None:
         raise typer.BadParameter("has no meaning without --watts or --hardware-price", param_hint="--prices")
     # Read before anything is measured, so that a mistake in it is told at once.
     table = read_prices(prices)
@@ -68,13 +61,28 @@ def bench(
     _print(console, report)
     content = report.as_json()
     if expenses is not None:
-        cost = _costs(report, expenses)
-        content["cost"] = cost
+        content["cost"] = cost = _costs(report, expenses)
         console.print(_cost_table(cost, [vars(price) for price in table]))
         console.print(f"{expenses.per_hour:.4f} dollars an hour, the machine busy all the time.", highlight=False)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _expenses(
+    watts: float | None, electricity_price: float, hardware_price: float | None, lifetime_years: float
+) -> Expenses | None:
+    """What the machine costs; None where nobody asked."""
+    from deepground.bench import Expenses
+
+    if watts is None and hardware_price is None:
+        return None
+    return Expenses(
+        watts=watts or 0.0,
+        electricity_price=electricity_price,
+        hardware_price=hardware_price or 0.0,
+        lifetime_years=lifetime_years,
+    )
 
 
 def _print(console: Console, report: BenchReport) -> None:

@@ -95,7 +95,7 @@ def _summary(engine: Engine, served: ServedModel, url: str, *, has_key: bool) ->
     cache_tokens = engine.stats.pages_total * engine.config.page_size
     return "\n".join(
         [
-            f"model    {served.name} ({engine.decoder.config.family}, {engine.num_parameters / 1e6:,.1f} million parameters)",
+            f"model    {served.name} ({engine.decoder.config.family}, {engine.num_parameters / 1e6:,.1f}M parameters)",
             f"compute  {engine.compute}",
             f"context  {served.context_length} tokens; cache for {cache_tokens} ({engine.cache_bytes / 2**30:.2f} GiB)",
             f"prefixes {_prefix_places(engine)}",

@@ -58,7 +58,7 @@ class PackedMatrix:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(N, K)"""
+        """N and K."""
         return self.handle.n, self.handle.k
 
     @property

@@ -68,7 +68,7 @@ class BufferedCheckpoint(Checkpoint):
 
     def _fill(self, target: Tensor, info: TensorInfo, name: str) -> None:
         descriptor = self._open_file(info.path)
-        view, position, done = memoryview(target.numpy()), info.offset, 0
+        view, position, done = memoryview(target.numpy().data), info.offset, 0
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(descriptor, position + len(view), _AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
         while done < len(view):

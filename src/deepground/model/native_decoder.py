@@ -3,7 +3,7 @@
 `model.decoder` is the law and serves training, GPUs and what the kernels do not cover; this computes the same
 (tests compare them) from the checkpoint's own number formats, at the speed of memory.
 
-Legend: T tokens of the pass, N tokens whose logits are wanted, D hidden size, V vocabulary, P positions, R rotary pairs.
+Legend: T tokens of the pass, N tokens whose logits are wanted, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations

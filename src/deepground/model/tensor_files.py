@@ -13,7 +13,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeGuard
+from typing import Any, Self, TypeGuard
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -84,7 +84,7 @@ class Checkpoint:
         else:
             raise _no_weights(folder)
 
-    def __enter__(self) -> Checkpoint:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -78,6 +78,7 @@ Machine machine() {
 
 NB_MODULE(_native, m) {
     using namespace deepground;
+    nb::set_leak_warnings(false);  // a program may end with its decoder alive
     m.def("start", &start, nb::arg("isa"), nb::arg("threads"), nb::arg("cpus"));
     m.def("supported", [] { return supported(false); });
     m.def("emulated", [] { return supported(true); });

@@ -171,25 +171,19 @@ void direct(const Matrix& w, const float* x, int64_t ldx, float* out, int64_t ld
 
 // ---- many rows: a block of weights is unpacked once into the first-level cache, then used for all rows ----------
 
-// Rows of activations, as the inner loops read them.
-struct PlainRows {  // one after the other, `stride` floats apart
-    const float* x;
-    int64_t stride;
-    DG_INLINE PlainRows rows(int64_t row) const { return {x + row * stride, stride}; }
-    DG_INLINE float at(int64_t r, int64_t k) const { return x[r * stride + k]; }
-};
-// Groups of kTileRows rows interleaved, [k][kTileRows], a group `stride` floats long: one stream of activations, too, as
+// Rows of activations, as the inner loops read them. Groups of `height` rows interleaved, [k][kTileRows], a group `stride` floats long: one stream of activations, too, as
 // rows that lie a power of two apart would fall into the same few places of the cache.
 struct RowGroups {
     const float* x;
     int64_t stride;
-    DG_INLINE RowGroups rows(int64_t row) const { return {x + row / kTileRows * stride, stride}; }
+    int64_t height;  // at most kTileRows
+    DG_INLINE RowGroups rows(int64_t row) const { return {x + row / height * stride, stride, height}; }
     DG_INLINE float at(int64_t r, int64_t k) const { return x[k * kTileRows + r]; }
 };
 
 // totals[r][32] += scale * sum over k of x[r][k] * weights[k][32], for R rows and kTileVecs vectors of the panel.
-template <int R, typename Rows>
-inline void tile(const float* weights, int64_t count, Rows x, const Vec* scale, float* totals, int64_t ldt) {
+template <int R>
+inline void tile(const float* weights, int64_t count, RowGroups x, const Vec* scale, float* totals, int64_t ldt) {
     Vec sums[R][kTileVecs];
     for (int r = 0; r < R; ++r)
         for (int i = 0; i < kTileVecs; ++i) sums[r][i] = zero();
@@ -208,21 +202,20 @@ inline void tile(const float* weights, int64_t count, Rows x, const Vec* scale, 
         }
 }
 
-template <int R, typename Rows>
-inline void tile_rest(int64_t rows, const float* weights, int64_t count, Rows x, const Vec* scale, float* totals, int64_t ldt) {
+template <int R>
+inline void tile_rest(int64_t rows, const float* weights, int64_t count, RowGroups x, const Vec* scale, float* totals, int64_t ldt) {
     if (rows == R) tile<R>(weights, count, x, scale, totals, ldt);
     else if constexpr (R > 1) tile_rest<R - 1>(rows, weights, count, x, scale, totals, ldt);
 }
 
 // One block of inputs (those that share a scale) of a panel, all m rows.
-template <typename Rows>
-inline void tile_block(const float* weights, int64_t count, Rows x, int64_t m, const Vec* scale, float* totals, int64_t ldt) {
+inline void tile_block(const float* weights, int64_t count, RowGroups x, int64_t m, const Vec* scale, float* totals, int64_t ldt) {
     for (int part = 0; part < kPanelVecs; part += kTileVecs) {
         const int offset = part * kLanes;
-        int64_t r = 0;
-        for (; r + kTileRows <= m; r += kTileRows)
-            tile<kTileRows>(weights + offset, count, x.rows(r), scale + part, totals + r * ldt + offset, ldt);
-        if (r < m) tile_rest<kTileRows>(m - r, weights + offset, count, x.rows(r), scale + part, totals + r * ldt + offset, ldt);
+        for (int64_t r = 0; r < m; r += x.height) {
+            const int64_t rows = m - r < x.height ? m - r : x.height;
+            tile_rest<kTileRows>(rows, weights + offset, count, x.rows(r), scale + part, totals + r * ldt + offset, ldt);
+        }
     }
 }
 
@@ -250,7 +243,7 @@ inline void tile_span(const Matrix& w, int64_t panel, int64_t first, int64_t cou
             for (int64_t k = 0; k < count; k += kMxBlock) {
                 const uint8_t* exponents = w.exponents + (panel * w.blocks() + (first + k) / kMxBlock) * kPanel;
                 for (int i = 0; i < kPanelVecs; ++i) scale[i] = load_e8m0(exponents + i * kLanes);
-                tile_block(weights + k * kPanel, kMxBlock, RowGroups{x.x + k * kTileRows, x.stride}, m, scale, totals, ldt);
+                tile_block(weights + k * kPanel, kMxBlock, RowGroups{x.x + k * kTileRows, x.stride, x.height}, m, scale, totals, ldt);
             }
             break;
     }
@@ -259,10 +252,10 @@ inline void tile_span(const Matrix& w, int64_t panel, int64_t first, int64_t cou
 constexpr int64_t kRowGroups = 192 / kTileRows;                            // of one round
 constexpr int64_t kRowBlock = kRowGroups * kTileRows, kInputBlock = 768;  // their floats stay in the second-level cache
 
-inline void interleave(const float* x, int64_t ldx, int64_t rows, int64_t count, float* out) {
-    for (int64_t group = 0; group < rows; group += kTileRows, out += kInputBlock * kTileRows) {
-        const int64_t height = rows - group < kTileRows ? rows - group : kTileRows;
-        for (int64_t r = 0; r < height; ++r)
+inline void interleave(const float* x, int64_t ldx, int64_t rows, int64_t height, int64_t count, float* out) {
+    for (int64_t group = 0; group < rows; group += height, out += kInputBlock * kTileRows) {
+        const int64_t end = rows - group < height ? rows - group : height;
+        for (int64_t r = 0; r < end; ++r)
             for (int64_t k = 0; k < count; ++k) out[k * kTileRows + r] = x[(group + r) * ldx + k];
     }
 }
@@ -275,9 +268,11 @@ void linear_blocked(const Matrix& w, const float* x, int64_t ldx, int64_t m, flo
     const int64_t inputs = w.format == Format::mxfp4 ? w.k_padded : w.k;
     for (int64_t row = 0; row < m; row += kRowBlock) {
         const int64_t rows = m - row < kRowBlock ? m - row : kRowBlock;
+        // Groups of even height: a last one of few rows would wait for its own sums.
+        const int64_t groups_of_rows = (rows + kTileRows - 1) / kTileRows, height = (rows + groups_of_rows - 1) / groups_of_rows;
         for (int64_t outer = 0; outer < inputs; outer += kInputBlock) {
             const int64_t outer_end = outer + kInputBlock < inputs ? outer + kInputBlock : inputs;
-            interleave(x + row * ldx + outer, ldx, rows, outer_end - outer, groups);
+            interleave(x + row * ldx + outer, ldx, rows, height, outer_end - outer, groups);
             for (int64_t panel = begin; panel < end; ++panel) {
                 const int64_t width = w.n - panel * kPanel < kPanel ? w.n - panel * kPanel : kPanel;
                 float* target = out + row * ldo + panel * kPanel;
@@ -293,7 +288,7 @@ void linear_blocked(const Matrix& w, const float* x, int64_t ldx, int64_t m, flo
                 }
                 for (int64_t first = outer; first < outer_end; first += kFp8Block) {
                     const int64_t count = outer_end - first < kFp8Block ? outer_end - first : kFp8Block;
-                    const RowGroups block = {groups + (first - outer) * kTileRows, kInputBlock * kTileRows};
+                    const RowGroups block = {groups + (first - outer) * kTileRows, kInputBlock * kTileRows, height};
                     tile_span(w, panel, first, count, block, rows, totals, ldt, weights);
                 }
                 if (width != kPanel)

@@ -24,6 +24,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,6 +87,17 @@ def time_chat(model: Path, environment: dict[str, str]) -> float:
     return seconds
 
 
+def _first_model(address: str) -> str:
+    """The name of the served model; the address is printed a moment before the server listens."""
+    for _ in range(500):
+        try:
+            with urllib.request.urlopen(f"{address}/v1/models") as response:
+                return str(json.load(response)["data"][0]["id"])
+        except urllib.error.URLError:
+            time.sleep(0.01)
+    raise RuntimeError(f"nothing listens at {address}")
+
+
 def time_serve(model: Path, environment: dict[str, str]) -> float:
     """Seconds until a stream from `deepground serve` brings the first text.
 
@@ -105,7 +117,7 @@ def time_serve(model: Path, environment: dict[str, str]) -> float:
             address = next((found[1] for line in lines if (found := re.match(r"address\s+(\S+)", line))), None)
             if address is None:
                 raise RuntimeError(f"deepground serve ended with {process.wait()} before it listened")
-            name = json.load(urllib.request.urlopen(f"{address}/v1/models"))["data"][0]["id"]
+            name = _first_model(address)
             headers = {"content-type": "application/json"}
             request = urllib.request.Request(
                 f"{address}/v1/chat/completions", body.replace(b'"any"', json.dumps(name).encode()), headers

@@ -36,7 +36,12 @@ def test_a_small_machine_is_told_so() -> None:
     assert all(fit.fits for fit in large.fits)
     assert not any(fit.fits for fit in small.fits)
     assert small.fits[0].context_tokens == 0
-    bf16, float32 = large.fits
+    native, bf16, float32 = large.fits
+    assert [fit.name for fit in large.fits] == ["native", "bfloat16", "float32"]
+    assert large.choice.startswith("native")
+    # FP8 is half of bfloat16; the head and the absorbed halves of kv_b_proj stay bfloat16.
+    assert 0.5 < native.active_bytes / bf16.active_bytes < 1
+    assert not native.streams
     assert large.decode_tokens_per_second(bf16, 1e9) == 2 * large.decode_tokens_per_second(float32, 1e9)
 
 

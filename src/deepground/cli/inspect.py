@@ -18,12 +18,12 @@ def inspect(
 ) -> None:
     """Say what a model is, what it needs, and whether it fits this machine; loads no weights."""
     from deepground.engine import PILOT_FOLDER
-    from deepground.kernels import measure_memory_bandwidth, read_machine
+    from deepground.kernels import measure_limits, read_machine
     from deepground.model import inspect_model
 
     machine = read_machine()
     inspection = inspect_model(model or PILOT_FOLDER, machine)
-    bandwidth = measure_memory_bandwidth()
+    bandwidth = measure_limits().read_bytes_per_s
     console = Console()
     console.print(_facts(inspection))
     table = Table("Format", "Weights", "Cache per token", "Fits here", "Room for context", "Decode bound by memory")
@@ -33,14 +33,14 @@ def inspect(
     console.print(
         f"{_bytes(machine.memory_available)} of memory available; {bandwidth / 1e9:.1f} GB/s measured; "
         f"instruction sets: {', '.join(machine.instruction_sets) or 'none known'}.\n"
-        f"auto takes {inspection.choice.reason}"
+        f"auto takes {inspection.choice}"
     )
     if not any(fit.fits for fit in inspection.fits):
         raise typer.Exit(1)
 
 
 def _facts(inspection: Inspection) -> Table:
-    config, size = inspection.config, inspection.fits[0].size
+    config, size = inspection.config, inspection.size
     table = Table(show_header=False, box=None)
     table.add_row("Folder", str(inspection.folder))
     table.add_row("Family", f"{config.family}; {inspection.attention}; {config.num_layers} layers")
@@ -59,12 +59,16 @@ def _facts(inspection: Inspection) -> Table:
 def _row(inspection: Inspection, fit: FormatFit, bandwidth: float) -> list[str]:
     rate = inspection.decode_tokens_per_second(fit, bandwidth)
     return [
-        str(fit.dtype).removeprefix("torch."),
-        _bytes(fit.size.weight_bytes),
-        _bytes(fit.size.cache_bytes_per_token),
-        "[green]yes[/]" if fit.fits else "[red]no[/]",
-        f"{fit.context_tokens:,} tokens" if fit.fits else "-",
-        f"{rate:,.1f} tokens/s" if fit.fits else "-",
+        fit.name,
+        _bytes(fit.weight_bytes),
+        _bytes(fit.cache_bytes_per_token),
+        "[yellow]with experts on disk[/]"
+        if fit.fits and fit.streams
+        else "[green]yes[/]"
+        if fit.fits
+        else "[red]no[/]",
+        f"{fit.context_tokens:,} tokens" if fit.fits and not fit.streams else "-",
+        f"{rate:,.1f} tokens/s" if fit.fits and not fit.streams else "-",
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,20 +11,30 @@ import torch
 from deepground.kernels import Machine
 from deepground.model.chat_format import choose_chat_format
 from deepground.model.config import MlaConfig, ModelConfig
+from deepground.model.expert_streaming import plan_memory
 from deepground.model.loading import load_config, match_tensors, without_mtp
-from deepground.model.memory import DtypeChoice, ModelSize, choose_dtype, model_size
+from deepground.model.memory import ModelSize, ServingDtype, choose_dtype, model_size
+from deepground.model.native_decoder import native_obstacle
+from deepground.model.raw_weights import stored_name
 from deepground.model.tensor_files import Checkpoint
-from deepground.model.weights import has_mtp
+from deepground.model.weights import TensorSpec, has_mtp
 
 
 @dataclass(frozen=True, kw_only=True)
 class FormatFit:
-    """One compute format on one machine."""
+    """One way to hold the weights, on one machine."""
 
-    dtype: torch.dtype
-    size: ModelSize
+    name: ServingDtype
+    """As `dtype` names it."""
+    weight_bytes: int
+    """All weights in memory."""
+    active_bytes: int
+    """Those of them that decoding one token reads."""
+    cache_bytes_per_token: int
     fits: bool
     """Loading it would stay within the memory that is available now."""
+    streams: bool = False
+    """It fits because routed experts stay on disk; memory then does not bound the speed, the disk does."""
     context_tokens: int
     """Tokens of context, over all sequences, for which memory is left."""
 
@@ -40,8 +50,10 @@ class Inspection:
     disk_bytes: int
     chat_format: str
     chat_format_reason: str
-    choice: DtypeChoice
-    """What dtype="auto" takes here."""
+    size: ModelSize
+    """Its parameters; the bytes are those of bfloat16."""
+    choice: str
+    """What dtype="auto" takes here, and why."""
     fits: tuple[FormatFit, ...]
 
     @property
@@ -54,7 +66,7 @@ class Inspection:
 
     def decode_tokens_per_second(self, fit: FormatFit, bytes_per_second: float) -> float:
         """The bound that memory sets on decoding one sequence: every active weight is read once per token."""
-        return bytes_per_second / (fit.size.active_parameters * fit.dtype.itemsize)
+        return bytes_per_second / fit.active_bytes
 
 
 def inspect_model(folder: Path, machine: Machine) -> Inspection:
@@ -75,7 +87,8 @@ def inspect_model(folder: Path, machine: Machine) -> Inspection:
     with Checkpoint(folder) as checkpoint:
         if not has_mtp(config, checkpoint.tensors):
             config = without_mtp(config)
-        match_tensors(config, checkpoint)
+        rows = match_tensors(config, checkpoint)
+        native = _native_fit(config, checkpoint, rows, machine)
         stored = Counter(info.dtype for info in checkpoint.tensors.values())
         files = {info.path for info in checkpoint.tensors.values()}
     chat_format = choose_chat_format(folder, config)
@@ -86,17 +99,57 @@ def inspect_model(folder: Path, machine: Machine) -> Inspection:
         disk_bytes=sum(file.stat().st_size for file in files),
         chat_format=chat_format.chat_format.name,
         chat_format_reason=chat_format.reason,
-        choice=choose_dtype(config, machine=machine),
-        fits=tuple(_fit(config, dtype, machine) for dtype in (torch.bfloat16, torch.float32)),
+        size=model_size(config, torch.bfloat16),
+        choice=_choice(config, machine),
+        fits=(*native, *(_torch_fit(config, dtype, machine) for dtype in (torch.bfloat16, torch.float32))),
     )
 
 
-def _fit(config: ModelConfig, dtype: torch.dtype, machine: Machine) -> FormatFit:
+def _choice(config: ModelConfig, machine: Machine) -> str:
+    obstacle = native_obstacle(config)
+    if obstacle is None:
+        return "native: the weights as they are stored, computed by the compiled kernels"
+    return f"{choose_dtype(config, machine=machine).reason} (not native: {obstacle})"
+
+
+def _native_fit(
+    config: ModelConfig, checkpoint: Checkpoint, rows: list[TensorSpec], machine: Machine
+) -> tuple[FormatFit, ...]:
+    """As `load_native` would hold it; nothing where there are no kernels for the model."""
+    if native_obstacle(config) is not None:
+        return ()
+    # The cache gets what is left, so none is planned for it beforehand.
+    plan = replace(plan_memory(config, checkpoint, rows, cache_bytes=0), limit=machine.memory_available)
+    main = [row for row in rows if not row.parameter.startswith("model.mtp_layers.")]
+    read = plan_memory(config, checkpoint, main, cache_bytes=0)
+    embedding = sum(
+        checkpoint.tensors[stored_name(row.name, checkpoint.tensors)].size
+        for row in main
+        if row.role == "embedding" and not row.duplicate
+    )
+    share = 0.0 if config.moe is None else config.moe.experts_per_token / config.moe.num_experts
+    cache = model_size(config, torch.bfloat16).cache_bytes_per_token
+    return (
+        FormatFit(
+            name="native",
+            weight_bytes=plan.resident + plan.experts,
+            active_bytes=read.resident - embedding + int(read.experts * share),
+            cache_bytes_per_token=cache,
+            fits=not plan.streams or (plan.experts > 0 and plan.budget >= plan.least),
+            streams=plan.streams,
+            context_tokens=max(0, plan.limit - plan.resident - plan.experts - plan.work) // cache,
+        ),
+    )
+
+
+def _torch_fit(config: ModelConfig, dtype: torch.dtype, machine: Machine) -> FormatFit:
     size = model_size(config, dtype)
     room = machine.memory_available - size.bytes_for_context(0)
     return FormatFit(
-        dtype=dtype,
-        size=size,
+        name="float32" if dtype == torch.float32 else "bfloat16",
+        weight_bytes=size.weight_bytes,
+        active_bytes=size.active_parameters * dtype.itemsize,
+        cache_bytes_per_token=size.cache_bytes_per_token,
         fits=size.load_bytes <= machine.memory_available and room >= 0,
         context_tokens=max(0, room // size.cache_bytes_per_token),
     )

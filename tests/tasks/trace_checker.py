@@ -1,5 +1,6 @@
 """Re-computes traces from their text alone, knowing nothing of the code that wrote them."""
 
+import itertools
 import re
 
 from deepground.tasks import Problem
@@ -19,6 +20,10 @@ def check_trace(problem: Problem) -> None:
     checker = {
         "number_sorting": _check_sorting,
         "list_extreme": _check_extreme,
+        "comparison": _check_two_numbers,
+        "number_sequence": _check_sequence,
+        "base_conversion": _check_base,
+        "countdown": _check_countdown,
         "spell_backward": _check_backward,
         "letter_counting": _check_counting,
         "time_intervals": _check_plain_steps,
@@ -171,25 +176,105 @@ def _check_plain_steps(problem: Problem) -> None:
 
 
 def _check_sorting(problem: Problem) -> None:
-    remaining = list(problem.meta["numbers"])
-    chosen = []
-    for line in problem.trace.split("\n"):
-        first, _, rest = line.partition(":")
-        chosen.append(int(first))
-        remaining.remove(chosen[-1])
-        assert [int(n) for n in rest.split(",") if n] == remaining
-    assert not remaining
-    assert problem.answer == ", ".join(map(str, chosen))
-    assert chosen == sorted(chosen, reverse=not problem.meta["ascending"])
+    ascending = problem.meta["ascending"]
+    placed: list[int] = []
+    for number, line in zip(problem.meta["numbers"], problem.trace.split("\n"), strict=True):
+        if placed:
+            inserted, compared, after = line.split("|")
+            assert int(inserted) == number
+            passed = re.findall(r"(\d+)([<=>])", compared)
+            assert [int(other) for other, _ in passed] == placed[: len(passed)]
+            stops = [not _holds(int(o), s, number) or (s == ">" if ascending else s == "<") for o, s in passed]
+            assert not any(stops[:-1])
+            assert stops[-1] or len(passed) == len(placed)
+        else:
+            after = line
+        placed = sorted([*placed, number], reverse=not ascending)
+        assert [int(n) for n in after.split(",")] == placed
+        assert len({len(n) for n in after.split(",")}) == 1
+    assert problem.answer == ", ".join(map(str, placed))
+
+
+def _holds(first: int, relation: str, second: int) -> bool:
+    return {"<": first < second, "=": first == second, ">": first > second}[relation]
 
 
 def _check_extreme(problem: Problem) -> None:
-    best: int | None = None
-    choose = max if problem.meta["largest"] else min
-    for number, line in zip(problem.meta["numbers"], problem.trace.split("\n"), strict=True):
-        best = number if best is None else choose(best, number)
-        assert line == f"{number}:{best}"
-    assert problem.answer == str(best)
+    best, *others = problem.meta["numbers"]
+    *lines, last = problem.trace.split("\n")
+    for number, line in zip(others, lines, strict=True):
+        match = re.fullmatch(r"(\d+)([<=>])(\d+)", line)
+        assert match
+        assert (int(match[1]), int(match[3])) == (best, number)
+        assert _holds(best, match[2], number)
+        best = max(best, number) if problem.meta["largest"] else min(best, number)
+    assert int(last.removeprefix("=")) == best == int(problem.answer)
+
+
+def _check_two_numbers(problem: Problem) -> None:
+    first, second = problem.meta["operands"]
+    header, places, relation, ranks = problem.trace.split("\n")
+    assert tuple(map(value_of, header.split(","))) == (first, second)
+    digits = re.findall(r"([uthkmln])(\d)([<=>])(\d)", places)
+    assert "".join(map("".join, digits)) == places
+    for place, x, shown, y in digits:
+        assert _holds(int(x), shown, int(y))
+        assert [n // 10 ** PLACES.index(place) % 10 for n in (first, second)] == [int(x), int(y)]
+    assert all(shown == "=" for _, _, shown, _ in digits[:-1])
+    assert relation == f"{first}{'<' if first < second else '>'}{second}"
+    assert ranks == f"max{max(first, second)}min{min(first, second)}"
+    assert problem.answer == str(max(first, second) if problem.meta["larger"] else min(first, second))
+
+
+def _check_sequence(problem: Problem) -> None:
+    """Each line is a sum or difference that holds; the last one adds to the last number shown."""
+    result = None
+    for line in problem.trace.split("\n"):
+        match = re.fullmatch(r"(\d+)([+-])(-?\d+)=(-?\d+)", line)
+        assert match, line
+        first, second, result = int(match[1]), int(match[3]), int(match[4])
+        assert (first + second if match[2] == "+" else first - second) == result
+    numbers = problem.meta["numbers"]
+    steps = [b - a for a, b in itertools.pairwise(numbers)]
+    growth = steps[1] - steps[0]
+    assert {b - a for a, b in itertools.pairwise(steps)} == {growth}
+    assert numbers[-1] + steps[-1] + growth == result == int(problem.answer)
+
+
+def _check_base(problem: Problem) -> None:
+    value, digits = problem.meta["value"], ""
+    for line in problem.trace.split("\n"):
+        dividend, base, share, rest = map(int, re.fullmatch(r"(\d+)/(\d+)=(\d+)r(\d+)", line).groups())  # type: ignore[union-attr]
+        assert (dividend, base) == (value, problem.meta["base"])
+        assert divmod(value, base) == (share, rest)
+        value, digits = share, f"{rest}{digits}"
+    assert value == 0
+    assert problem.answer == digits
+    assert int(digits, problem.meta["base"]) == problem.meta["value"]
+
+
+def _check_countdown(problem: Problem) -> None:
+    *searched, solution = problem.trace.split("\n")
+    for position, line in enumerate(searched):
+        left, made, back = line.split("|")
+        assert int(left) == problem.meta["numbers"][position]
+        results = [_value(step) for step in made.split(",")]
+        reached = [_value(step.removesuffix("!")) in results for step in back.split(",")]
+        assert [step.endswith("!") for step in back.split(",")] == reached
+        assert any(reached) == (line is searched[-1])
+    first, last = solution.split(",")
+    assert _value(first) is not None
+    assert _value(last) == problem.meta["target"]
+    assert sorted(map(int, re.findall(r"\d+", problem.answer))) == sorted(problem.meta["numbers"])
+    assert eval(problem.answer) == problem.meta["target"]  # noqa: S307  (our own answer, digits and signs)
+
+
+def _value(step: str) -> int:
+    match = re.fullmatch(r"(\d+)([-+*/])(\d+)=(\d+)", step)
+    assert match, step
+    x, y, result = int(match[1]), int(match[3]), int(match[4])
+    assert {"+": x + y, "-": x - y, "*": x * y, "/": x / y if y else None}[match[2]] == result
+    return result
 
 
 def _check_backward(problem: Problem) -> None:

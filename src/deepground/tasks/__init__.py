@@ -13,9 +13,11 @@ from deepground.tasks.mixture import (
     training_conversation,
 )
 from deepground.tasks.problem import Problem, Split, Task
-from deepground.tasks.registry import TASKS
+from deepground.tasks.registry import ALL_TASKS, DOMAINS, TASKS
 
 __all__ = [
+    "ALL_TASKS",
+    "DOMAINS",
     "TASKS",
     "TASK_WEIGHTS",
     "Conversation",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from deepground.tasks.columns import comparison, labelled
@@ -79,8 +80,32 @@ def _written(rng: Random, numbers: list[int]) -> str:
     return f"[{joined}]" if rng.random() < 0.1 else joined
 
 
+def sign(first: int, second: int) -> str:
+    """`<`, `=` or `>`."""
+    return "<" if first < second else ">" if first > second else "="
+
+
+def insertion_sort(numbers: Sequence[int], *, ascending: bool) -> list[str]:
+    """The lines of an insertion sort; the numbers are filled up with zeros to one width."""
+    width = len(str(max(numbers)))
+    placed: list[int] = []
+    lines = []
+    for number in numbers:
+        position, compared = 0, ""
+        while position < len(placed):
+            other = placed[position]
+            compared += f"{other:0{width}d}{sign(other, number)}"
+            if other > number if ascending else other < number:
+                break
+            position += 1
+        placed.insert(position, number)
+        line = f"{number:0{width}d}|{compared}|" if compared else ""
+        lines.append(line + ",".join(f"{value:0{width}d}" for value in placed))
+    return lines
+
+
 class NumberSorting(ProceduralTask):
-    """Sorting by selection: each line names the next number, then those that remain."""
+    """Sorting by insertion, with every comparison written out."""
 
     name = "number_sorting"
     description = "3 to 8 whole numbers, ascending or descending"
@@ -99,15 +124,13 @@ class NumberSorting(ProceduralTask):
         return " ".join(map(str, sorted(operands[1])))
 
     def build(self, operands: tuple[bool, list[int]], rng: Random) -> Draft:
-        """Selection sort."""
+        """Insertion sort: `32|07<45>|07,32,45` passes 07, stops before 45, and gives the list with 32 in its place.
+
+        Every comparison is written, between numbers of the same width, so that no step has to find one number among
+        many at once.
+        """
         ascending, numbers = operands
-        remaining = list(numbers)
-        lines = []
-        while len(remaining) > 1:
-            chosen = min(remaining) if ascending else max(remaining)
-            remaining.remove(chosen)
-            lines.append(f"{chosen}:{','.join(map(str, remaining))}")
-        lines.append(f"{remaining[0]}:")
+        lines = insertion_sort(numbers, ascending=ascending)
         question = ask(rng, _ASCENDING if ascending else _DESCENDING, n=_written(rng, numbers))
         answer = ", ".join(map(str, sorted(numbers, reverse=not ascending)))
         return Draft(question, answer, lines, {"numbers": tuple(numbers), "ascending": ascending})
@@ -141,13 +164,15 @@ class ListExtreme(ProceduralTask):
         return " ".join(map(str, sorted(operands[1])))
 
     def build(self, operands: tuple[bool, list[int]], rng: Random) -> Draft:
-        """`7:45` reads: the next number is 7, the best so far is 45."""
+        """`007<045` compares the best so far with the next number; the next line begins with the better one."""
         largest, numbers = operands
+        width = len(str(max(numbers)))
         best = numbers[0]
         steps = []
-        for number in numbers:
+        for number in numbers[1:]:
+            steps.append(f"{best:0{width}d}{sign(best, number)}{number:0{width}d}")
             best = max(best, number) if largest else min(best, number)
-            steps.append(f"{number}:{best}")
+        steps.append(f"={best:0{width}d}")
         question = ask(rng, _LARGEST if largest else _SMALLEST, n=_written(rng, numbers))
         return Draft(question, str(best), steps, {"numbers": tuple(numbers), "largest": largest})
 
@@ -176,10 +201,15 @@ class Comparison(ProceduralTask):
         return f"{min(operands[1:])} {max(operands[1:])}"
 
     def build(self, operands: tuple[bool, int, int], rng: Random) -> Draft:
-        """The comparison that subtraction begins with."""
+        """The comparison that subtraction begins with, then both numbers with the sign, then which is which."""
         larger, first, second = operands
         width = len(str(max(first, second)))
-        lines = [f"{labelled(first, width)},{labelled(second, width)}", comparison(first, second, width)]
+        lines = [
+            f"{labelled(first, width)},{labelled(second, width)}",
+            comparison(first, second, width),
+            f"{first}{sign(first, second)}{second}",
+            f"max{max(first, second)}min{min(first, second)}",
+        ]
         question = ask(rng, _WHICH_LARGER if larger else _WHICH_SMALLER, a=first, b=second)
         answer = max(first, second) if larger else min(first, second)
         return Draft(question, str(answer), lines, {"operands": (first, second), "larger": larger})

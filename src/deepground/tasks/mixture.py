@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from random import Random
 
 from deepground.errors import TaskError
@@ -15,7 +17,7 @@ from deepground.tasks.conversation import (
     with_system_prompt,
 )
 from deepground.tasks.problem import Problem, Split, Task
-from deepground.tasks.registry import TASKS
+from deepground.tasks.registry import ALL_TASKS
 
 EARLY_WEIGHTS: Mapping[str, float] = {
     "addition": 12,
@@ -32,30 +34,49 @@ EARLY_WEIGHTS: Mapping[str, float] = {
     "letter_counting": 3,
     "list_extreme": 2,
     "repeat": 20,
+    "order_extraction": 3,
+    "function_call": 3,
 }
 """Shares of the tasks, relative to each other, while levels are still getting harder: much plain repeating, because
 every other task begins with copying from the question."""
 TASK_WEIGHTS: Mapping[str, float] = {
-    "addition": 9,
-    "subtraction": 10,
-    "multiplication": 15,
-    "chain_sum": 14,
-    "simple_equations": 12,
-    "gcd": 15,
-    "number_sorting": 16,
-    "spell_backward": 10,
-    "time_intervals": 14,
-    "division": 5,
-    "comparison": 2,
-    "letter_counting": 4,
-    "list_extreme": 4,
+    "addition": 2,
+    "subtraction": 2,
+    "multiplication": 4,
+    "chain_sum": 4,
+    "simple_equations": 5,
+    "gcd": 6,
+    "number_sorting": 8,
+    "spell_backward": 4,
+    "time_intervals": 7,
+    "division": 4,
+    "comparison": 5,
+    "letter_counting": 3,
+    "list_extreme": 5,
     "repeat": 4,
+    "number_sequence": 3,
+    "base_conversion": 5,
+    "countdown": 5,
+    "order_extraction": 11,
+    "invoice_extraction": 6,
+    "appointment_extraction": 8,
+    "trip_request": 10,
+    "function_call": 18,
+    "parallel_calls": 10,
+    "tool_results": 6,
+    "code_writing": 3,
+    "code_repair": 5,
+    "trip_agent": 22,
+    "code_agent": 9,
 }
 """Shares from then on: more of what is learnt slowly."""
+SLIP_SHARE = 0.06
+"""Share of the worked traces in which one step is first done wrong, marked, and done again."""
 THINKING_SHARE = 0.85
 """Share of the conversations in which the assistant thinks first."""
 SMALL_TALK_SHARE = 0.08
 MULTI_TURN_SHARE = 0.06
+_STEP = re.compile(r"[a-z]?[\d+*/|-]+[-+*/=][\d+*/=-]*=\d+b?|[a-z]?\d+[-+*/]\d+([-+]\d)?=\d+b?")
 _TURNS = ((True, False), (False, False), (False, False), (False, True), (True, True))
 """Whether the first and the second turn of a conversation of two are small talk."""
 
@@ -90,9 +111,9 @@ def find_task(name: str) -> Task:
     Raises:
         TaskError: there is none.
     """
-    if name not in TASKS:
-        raise TaskError(f"there is no task {name!r}; choose from {', '.join(TASKS)}")
-    return TASKS[name]
+    if name not in ALL_TASKS:
+        raise TaskError(f"there is no task {name!r}; choose from {', '.join(ALL_TASKS)}")
+    return ALL_TASKS[name]
 
 
 def training_conversation(
@@ -113,21 +134,46 @@ def training_conversation(
         weights = TASK_WEIGHTS if progress == 1 else EARLY_WEIGHTS
     rng = Random(f"conversation {seed}")
     thinking = rng.random() < THINKING_SHARE
+    first = draw_problem(rng, weights, progress=progress)
+    kind = rng.random()
+    if first.tools and kind >= SMALL_TALK_SHARE:
+        messages: tuple[Message, ...] = with_system_prompt(rng, problem_turn(first, thinking=False))
+        return Conversation(messages, False, first.tools)
 
-    def turn(talk: bool) -> tuple[Message, Message]:
+    queue = [first]
+
+    def turn(talk: bool) -> tuple[Message, ...]:
         if talk:
             return small_talk_turn(rng, thinking=thinking)
-        return problem_turn(draw_problem(rng, weights, progress=progress), thinking=thinking)
+        problem = queue.pop() if queue else draw_problem(rng, weights, progress=progress)
+        while problem.tools:
+            problem = draw_problem(rng, weights, progress=progress)
+        return problem_turn(with_slip(rng, problem), thinking=thinking)
 
-    kind = rng.random()
     if kind < SMALL_TALK_SHARE:
-        messages: tuple[Message, ...] = turn(talk=True)
+        messages = turn(talk=True)
     elif kind < SMALL_TALK_SHARE + MULTI_TURN_SHARE:
         first_talks, then_talks = rng.choice(_TURNS)
         messages = turn(first_talks) + turn(then_talks)
     else:
         messages = turn(talk=False)
     return Conversation(with_system_prompt(rng, messages), thinking)
+
+
+def with_slip(rng: Random, problem: Problem) -> Problem:
+    """The problem, at times with one step of its trace first done wrong, marked `x`, and then done right.
+
+    Models that have seen mistakes repaired repair their own (arXiv 2408.16293).
+    """
+    lines = problem.trace.split("\n")
+    steps = [i for i, line in enumerate(lines) if _STEP.fullmatch(line)]
+    if not steps or rng.random() > SLIP_SHARE:
+        return problem
+    position = rng.choice(steps)
+    line = lines[position]
+    end = len(line) - line.endswith("b") - 1
+    wrong = f"{line[:end]}{(int(line[end]) + rng.choice((1, 2, 8, 9))) % 10}{line[end + 1 :]}x"
+    return replace(problem, trace="\n".join([*lines[:position], wrong, *lines[position:]]))
 
 
 def evaluation_set(

@@ -14,6 +14,7 @@ from random import Random
 from typing import Any, Literal, Protocol
 
 from deepground.errors import TaskError
+from deepground.messages import Message, Tool, ToolCallPart
 
 Split = Literal["train", "test"]
 
@@ -24,19 +25,40 @@ _MOST_DRAWS = 20_000
 
 @dataclass(frozen=True)
 class Problem:
-    """One question with its only right answer and a worked way to it."""
+    """One question with a right answer and a worked way to it."""
 
     task: str
     """Name of the task; a key of `TASKS`."""
     question: str
     answer: str
-    """The expected reply, exactly as training shows it."""
+    """The expected reply, exactly as training shows it; calls are written as `reply_text` writes them."""
     trace: str
-    """The worked steps, one per line; what a model should think before it answers."""
+    """The worked steps, one per line; what a model should think before it answers. Empty where it answers at once."""
     level: int
     seed: int
     meta: Mapping[str, Any] = field(default_factory=dict)
     """The operands, for graders and reports."""
+    tools: tuple[Tool, ...] = ()
+    """Functions that are offered with the question."""
+    context: tuple[Message, ...] = ()
+    """The conversation up to the reply, where it is more than the question."""
+    calls: tuple[ToolCallPart, ...] = ()
+    """The calls that the expected reply makes; it then has no other text."""
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """What the model is shown."""
+        return self.context or (Message.user(self.question),)
+
+    def expected(self, *, thinking: bool = True) -> Message:
+        """The assistant's message that training shows, with the trace as its thinking if it thinks."""
+        reasoning = self.trace if thinking and not self.tools else ""
+        return Message.assistant("" if self.calls else self.answer, reasoning=reasoning, tool_calls=self.calls)
+
+
+def reply_text(text: str, calls: Sequence[ToolCallPart] = ()) -> str:
+    """A reply as graders read it: its text, then each call in a line of its own, `name(arguments)`."""
+    return "\n".join([*([text] if text or not calls else []), *(f"{call.name}({call.arguments})" for call in calls)])
 
 
 class Task(Protocol):
@@ -71,7 +93,7 @@ class Task(Protocol):
         """
 
     def grade(self, problem: Problem, reply: str) -> float:
-        """1.0 if the reply (without its thinking) answers the problem, else 0.0.
+        """1.0 if the reply (without its thinking, and as `reply_text` writes calls) answers the problem, else 0.0.
 
         Raises:
             TaskError: the grader needs the `deepground[train]` extra and it is not installed.
@@ -87,6 +109,9 @@ class Draft:
     trace: Sequence[str]
     """The lines of the trace."""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Tool, ...] = ()
+    context: tuple[Message, ...] = ()
+    calls: tuple[ToolCallPart, ...] = ()
 
 
 class ProceduralTask(ABC):
@@ -126,7 +151,18 @@ class ProceduralTask(ABC):
             raise TaskError(f"{self.name} has no level {level}; choose from {self.levels} or {self.stretch_level}")
         operands = self._draw_from_split(rng, split, level)
         draft = self.build(operands, rng)
-        return Problem(self.name, draft.question, draft.answer, "\n".join(draft.trace), level, seed, draft.meta)
+        return Problem(
+            task=self.name,
+            question=draft.question,
+            answer=draft.answer,
+            trace="\n".join(draft.trace),
+            level=level,
+            seed=seed,
+            meta=draft.meta,
+            tools=draft.tools,
+            context=draft.context,
+            calls=draft.calls,
+        )
 
     def split_of(self, operands: Any) -> Split:
         """The split to which these operands belong."""

@@ -39,9 +39,9 @@ def ask(rng: Random, templates: Sequence[str], **values: object) -> str:
     if change == 0:
         return lowered
     if change == 1:
-        return question.rstrip("?.")
+        return question.rstrip("?. ")
     if change == 2:
-        return lowered.rstrip("?.")
+        return lowered.rstrip("?. ")
     if change == 3:
         is_request = template.partition(" ")[0].lower() in _VERBS
         return rng.choice(_REQUESTS if is_request else _GREETINGS) + lowered

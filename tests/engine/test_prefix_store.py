@@ -333,6 +333,8 @@ from prefix_samples import ask, disk_engine, letters
 engine = disk_engine(HistoryDecoder(), Path({root!r}))
 for seed in range(10**6):
     ask(engine, letters(300, seed % 50), 1)
+    if seed == 12:
+        assert engine._disk_store.flush(60)
     print(seed, flush=True)
 """
 
@@ -351,7 +353,7 @@ def test_a_killed_engine_leaves_only_what_is_right(tmp_path: Path) -> None:
         tokens, hits = ask(engine, prompt, 3)
         assert tokens == history_answer(prompt, 3)
         cached += hits
-    assert cached > 10 * 256
+    assert cached >= 13 * 256
 
 
 def test_memory_does_not_grow_with_requests(tmp_path: Path) -> None:

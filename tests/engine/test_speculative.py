@@ -160,13 +160,14 @@ def test_ends_fall_on_the_same_token() -> None:
 
 
 def test_thinking_that_ends_within_a_step_is_counted_to_the_token() -> None:
-    from deepground.engine.chat import ChatReader
+    from deepground.engine.reply_reader import ChatReader
 
     engine = make_engine(HistoryDecoder())
     assert engine.chat_format is not None
     for split in ([6], [1, 1, 1, 1, 1, 1], [2, 4], [4, 2]):
-        reader = ChatReader(engine.chat_format.parser(in_reasoning=True), engine.end_ids)
+        reader = ChatReader(engine.chat_format.parser(in_reasoning=True), engine.tokenizer, engine.end_ids)
         pieces, start, events = ["a", "b", "</think>", "c", "d", "e"], 0, []
+        token_ids = [97, 98, engine.tokenizer.special_id("</think>") or 0, 99, 100, 101]
         for length in split:
             last = start + length == len(pieces)
             share = tuple(pieces[start : start + length])
@@ -174,7 +175,7 @@ def test_thinking_that_ends_within_a_step_is_counted_to_the_token() -> None:
                 reader.read(
                     StepOutput(
                         request_id="x",
-                        token_ids=tuple(range(start, start + length)),
+                        token_ids=tuple(token_ids[start : start + length]),
                         pieces=share,
                         finish_reason="length" if last else None,
                         prompt_tokens=1,

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Collection, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from contextlib import aclosing, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
+from deepground.engine.attempts import Attempts
 from deepground.engine.engine import Engine
+from deepground.engine.reply_plan import ReplyPlan, ReplyWish
+from deepground.engine.reply_reader import ChatEvent, ChatReader
 from deepground.engine.request import StepOutput
 from deepground.engine.service import EngineService
 from deepground.errors import RequestError
 from deepground.messages import (
     Delta,
-    FinishReason,
     Message,
     ReasoningDelta,
     SamplingParams,
     TextDelta,
-    TokenLogprob,
     Tool,
     ToolCallDelta,
     ToolCallPart,
-    Usage,
+    ToolChoice,
 )
-from deepground.model import StreamParser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,76 +37,19 @@ class ChatRequest:
     params: SamplingParams = field(default_factory=SamplingParams)
     tools: Sequence[Tool] = ()
     """Functions that the model may call."""
+    tool_choice: ToolChoice = "auto"
+    """Whether the reply must, may or must not hold calls. With "none" the model is not told of the tools."""
+    parallel_tool_calls: bool = True
+    """A reply may hold several calls, where the chat format can write them."""
     thinking: bool = True
     """Think before answering, where the model can."""
+    thinking_language: str | None = None
+    """The language that the model is asked to think in, by its name ("English", "繁體中文"); a hint."""
+    continue_last: bool = False
+    """The last message is the beginning of the assistant's reply, to be gone on with; the events hold only what is new.
+    With reasoning and no text the thinking is gone on with."""
     cache_salt: str | None = None
     """Whose cached prefixes the reply may use: only those of requests with the same one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatEvent:
-    """What one step of the engine added to a reply."""
-
-    deltas: tuple[Delta, ...] = ()
-    reasoning_logprobs: tuple[TokenLogprob, ...] = ()
-    """Of the tokens of this step that belong to the thinking; empty unless asked for."""
-    content_logprobs: tuple[TokenLogprob, ...] = ()
-    """Of the other tokens of this step, end tokens left out."""
-    finish_reason: FinishReason | None = None
-    """Set on the last event; "tool_calls" when the model made calls and then ended its turn."""
-    usage: Usage | None = None
-    """Set on the last event."""
-
-
-class ChatReader:
-    """Reads one reply: engine outputs in, events out.
-
-    Args:
-        parser: of the conversation's chat format.
-        end_ids: the engine's end tokens.
-    """
-
-    def __init__(self, parser: StreamParser, end_ids: Collection[int]) -> None:
-        self._parser = parser
-        self._end_ids = end_ids
-        self._reasoning_tokens = 0
-        self._has_calls = False
-
-    def read(self, output: StepOutput) -> ChatEvent:
-        """What `output` adds."""
-        deltas: list[Delta] = []
-        thought: list[bool] = []  # Token by token: the thinking may end between two tokens of one step.
-        for piece in output.pieces:
-            thought.append(self._parser.state == "reasoning")
-            deltas += self._parser.feed(piece)
-        self._reasoning_tokens += sum(thought[: len(output.token_ids)])
-        if output.finish_reason is not None:
-            deltas += self._parser.finish()
-        self._has_calls = self._has_calls or any(isinstance(delta, ToolCallDelta) for delta in deltas)
-        shown = [
-            (entry, is_thought)
-            for entry, is_thought in zip(output.logprobs or (), thought, strict=False)
-            if entry.token_id not in self._end_ids
-        ]
-        return ChatEvent(
-            deltas=_joined(deltas),
-            reasoning_logprobs=tuple(entry for entry, is_thought in shown if is_thought),
-            content_logprobs=tuple(entry for entry, is_thought in shown if not is_thought),
-            finish_reason=self._finish_reason(output),
-            usage=None if output.finish_reason is None else self._usage(output),
-        )
-
-    def _finish_reason(self, output: StepOutput) -> FinishReason | None:
-        calls_made = self._has_calls and not self._parser.incomplete_call
-        return "tool_calls" if output.finish_reason == "stop" and calls_made else output.finish_reason
-
-    def _usage(self, output: StepOutput) -> Usage:
-        return Usage(
-            output.prompt_tokens,
-            output.completion_tokens,
-            self._reasoning_tokens,
-            prompt_cache_hit_tokens=output.cached_tokens,
-        )
 
 
 class ChatSession:
@@ -132,63 +77,149 @@ class ChatSession:
         params: SamplingParams,
         *,
         tools: Sequence[Tool] = (),
+        tool_choice: ToolChoice = "auto",
+        parallel_tool_calls: bool = True,
         thinking: bool = True,
+        thinking_language: str | None = None,
+        continue_last: bool = False,
         cache_salt: str | None = None,
     ) -> AsyncGenerator[ChatEvent, None]:
         """Check a request and hand out its events, for asyncio; closing the generator aborts it at once.
 
-        The check renders and encodes the conversation, and may run in any thread; the engine begins when
-        the first event is asked for.
+        The arguments are the fields of `ChatRequest`. The check renders and encodes the conversation and compiles
+        what the output must look like, and may run in any thread; the engine begins when the first event is asked for.
 
         Raises:
             RequestError: the request can never run.
             ChatFormatError: the model's chat format cannot express the messages.
             EngineError: the service has failed or is stopping.
         """
-        request = ChatRequest(messages=messages, params=params, tools=tools, thinking=thinking, cache_salt=cache_salt)
-        prompt_ids, reader = self._prepare(request)
-        return self._events(prompt_ids, request, reader)
+        request = ChatRequest(
+            messages=messages,
+            params=params,
+            tools=tools,
+            tool_choice=tool_choice,
+            parallel_tool_calls=parallel_tool_calls,
+            thinking=thinking,
+            thinking_language=thinking_language,
+            continue_last=continue_last,
+            cache_salt=cache_salt,
+        )
+        return self._events(self._prepare(request), request)
 
     def start_chat_blocking(self, request: ChatRequest) -> Generator[ChatEvent, None, None]:
         """As `start_chat`, for a thread."""
-        prompt_ids, reader = self._prepare(request)
-        return self._events_blocking(prompt_ids, request, reader)
+        prepared = self._prepare(request)
+        return self._events_blocking(prepared, request)
 
-    def _prepare(self, request: ChatRequest) -> tuple[list[int], ChatReader]:
-        prompt_ids, reader = prepare_chat(self.service.engine, request)
-        self.service.validate(prompt_ids, request.params)
-        return prompt_ids, reader
+    def _prepare(self, request: ChatRequest) -> PreparedChat:
+        prepared = prepare_chat(self.service.engine, request)
+        self.service.validate(prepared.prompt_ids, request.params, constraint=prepared.plan.constraint)
+        return prepared
 
-    async def _events(
-        self, prompt_ids: Sequence[int], request: ChatRequest, reader: ChatReader
-    ) -> AsyncGenerator[ChatEvent, None]:
-        stream = self.service.submit(prompt_ids, request.params, cache_salt=request.cache_salt)
+    async def _events(self, prepared: PreparedChat, request: ChatRequest) -> AsyncGenerator[ChatEvent, None]:
+        if prepared.plan.recheck is None:
+            async with aclosing(self._stream(prepared, request)) as events:
+                async for event in events:
+                    yield event
+            return
+        attempts = Attempts(self.service.engine.planner.compiler, prepared.plan.recheck)
+        while True:
+            async with aclosing(self._stream(prepared, request)) as events:
+                events_so_far = [event async for event in events]
+            reply = await asyncio.to_thread(attempts.judge, events_so_far)
+            if reply is not None:
+                yield reply
+                return
+            request = replace(request, params=attempts.next_params(request.params))
+            prepared = await asyncio.to_thread(self._prepare, request)
+
+    async def _stream(self, prepared: PreparedChat, request: ChatRequest) -> AsyncGenerator[ChatEvent, None]:
+        stream = self.service.submit(
+            prepared.prompt_ids,
+            request.params,
+            cache_salt=request.cache_salt,
+            constraint=prepared.plan.constraint,
+        )
         async with aclosing(stream) as outputs:
             async for output in outputs:
-                yield _read_or_raise(reader, output)
+                yield _read_or_raise(prepared.reader, output)
 
-    def _events_blocking(
-        self, prompt_ids: Sequence[int], request: ChatRequest, reader: ChatReader
-    ) -> Generator[ChatEvent, None, None]:
-        stream = self.service.submit_blocking(prompt_ids, request.params, cache_salt=request.cache_salt)
+    def _events_blocking(self, prepared: PreparedChat, request: ChatRequest) -> Generator[ChatEvent, None, None]:
+        if prepared.plan.recheck is None:
+            yield from self._stream_blocking(prepared, request)
+            return
+        attempts = Attempts(self.service.engine.planner.compiler, prepared.plan.recheck)
+        while (reply := attempts.judge(list(self._stream_blocking(prepared, request)))) is None:
+            request = replace(request, params=attempts.next_params(request.params))
+            prepared = self._prepare(request)
+        yield reply
+
+    def _stream_blocking(self, prepared: PreparedChat, request: ChatRequest) -> Generator[ChatEvent, None, None]:
+        stream = self.service.submit_blocking(
+            prepared.prompt_ids,
+            request.params,
+            cache_salt=request.cache_salt,
+            constraint=prepared.plan.constraint,
+        )
         with closing(stream) as outputs:
             for output in outputs:
-                yield _read_or_raise(reader, output)
+                yield _read_or_raise(prepared.reader, output)
 
 
-def prepare_chat(engine: Engine, request: ChatRequest) -> tuple[list[int], ChatReader]:
-    """Prompt ids of a conversation, and the reader for its reply.
+class PreparedChat(NamedTuple):
+    """A conversation ready for the engine."""
+
+    prompt_ids: list[int]
+    reader: ChatReader
+    """Of the reply."""
+    plan: ReplyPlan
+    """What holds for the reply."""
+
+
+def prepare_chat(engine: Engine, request: ChatRequest) -> PreparedChat:
+    """Prompt, constraint and reader of a conversation's next reply; good for one reply.
 
     Raises:
-        RequestError: the model has no chat format.
+        RequestError: the model has no chat format, or the request contradicts itself.
+        SchemaError: the wanted output or a tool's parameters cannot be enforced.
         ChatFormatError: the format cannot express the messages.
         TokenizerError: the checkpoint lacks a token that the format needs.
     """
     require_chat_format(engine)
-    assert engine.chat_format is not None
-    prompt = engine.chat_format.render(request.messages, tools=request.tools, thinking=request.thinking)
-    parser = engine.chat_format.parser(in_reasoning=prompt.in_reasoning, tools=request.tools)
-    return engine.tokenizer.encode_prompt(prompt), ChatReader(parser, engine.end_ids)
+    chat_format = engine.chat_format
+    assert chat_format is not None
+    messages = request.messages
+    thinks = request.thinking and chat_format.supports_thinking
+    if thinks and request.thinking_language:
+        messages = _with_instruction(messages, f"Think in this language: {request.thinking_language}.")
+    tools = request.tools if request.tool_choice != "none" else ()
+    render = chat_format.render_continued if request.continue_last else chat_format.render
+    prompt = render(messages, tools=tools, thinking=request.thinking)
+    given = messages[-1].text if request.continue_last else ""
+    wish = ReplyWish(
+        tools=tools,
+        tool_choice=request.tool_choice,
+        parallel_tool_calls=request.parallel_tool_calls,
+        in_reasoning=prompt.in_reasoning,
+        may_think=thinks and not prompt.in_reasoning and chat_format.opens_thinking,
+        given=given,
+    )
+    plan = engine.planner.plan_chat(request.params, wish)
+    parser = chat_format.parser(in_reasoning=prompt.in_reasoning, tools=tools)
+    if given:
+        parser.continue_answer()
+    return PreparedChat(
+        engine.tokenizer.encode_prompt(prompt), ChatReader(parser, engine.tokenizer, engine.end_ids), plan
+    )
+
+
+def _with_instruction(messages: Sequence[Message], text: str) -> list[Message]:
+    """The conversation with one more sentence for the model, at the end of the system message."""
+    if messages and messages[0].role == "system":
+        first = messages[0].text
+        return [Message.system(f"{first}\n\n{text}" if first else text), *messages[1:]]
+    return [Message.system(text), *messages]
 
 
 def require_chat_format(engine: Engine) -> None:
@@ -222,20 +253,6 @@ def assemble_reply(deltas: Iterable[Delta]) -> Message:
             for index, (name, pieces) in sorted(calls.items())
         ),
     )
-
-
-def _joined(deltas: Sequence[Delta]) -> tuple[Delta, ...]:
-    """The same with neighbours of one kind in one: readers pay for each delta."""
-    joined: list[Delta] = []
-    for delta in deltas:
-        match joined[-1] if joined else None, delta:
-            case TextDelta(before), TextDelta(text):
-                joined[-1] = TextDelta(before + text)
-            case ReasoningDelta(before), ReasoningDelta(text):
-                joined[-1] = ReasoningDelta(before + text)
-            case _:
-                joined.append(delta)
-    return tuple(joined)
 
 
 def _read_or_raise(reader: ChatReader, output: StepOutput) -> ChatEvent:

@@ -1,10 +1,10 @@
 """What a request may say: a constraint on its next token, kept in step with its tokens.
 
-A constraint is a state and its transitions: grammars, schemas and choices all are. The sampler asks it at every
-position, drafts included: it advances along the drafts, masks the position after each, and rolls back, so
+A constraint is a state and its transitions: grammars, thinking budgets and choices all are. The sampler asks it at
+every position, drafts included: it advances along the drafts, masks the position after each, and rolls back, so
 speculation and constraints do not know of each other.
 
-Legend: V vocabulary.
+Legend: W words of 32 tokens each.
 """
 
 from __future__ import annotations
@@ -12,17 +12,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-import torch
-from torch import Tensor
-
+from deepground.engine.bitmask import Bitmask, pack
 from deepground.errors import EngineError
+from deepground.messages import FinishReason
 
 
 class Constraint(Protocol):
     """The state of one request's constraint. It belongs to that request alone and is used by the engine's thread."""
 
-    def allowed(self, vocab_size: int) -> Tensor:
-        """The tokens that may come next, bool (V,) on the CPU; none means that the text has reached a dead end."""
+    @property
+    def verdict(self) -> FinishReason | None:
+        """Why the reply ends with the token that was taken in last, whatever the model would go on with."""
+        ...
+
+    def mask(self) -> Bitmask | None:
+        """The tokens that may come next, int32 (W,), good until the next call; None: any token.
+
+        No token at all means that the text has reached a dead end.
+
+        Raises:
+            RequestError: to find out is beyond the constraint's budget.
+        """
         ...
 
     def advance(self, token_id: int) -> bool:
@@ -75,11 +85,15 @@ class TokenAutomaton:
                 state = transitions[state][token_id]
         return cls(transitions)
 
-    def allowed(self, vocab_size: int) -> Tensor:
-        """The tokens that have a transition, bool (V,)."""
-        mask_V = torch.zeros(vocab_size, dtype=torch.bool)
-        mask_V[list(self._transitions[self._path[-1]])] = True
-        return mask_V
+    @property
+    def verdict(self) -> None:
+        """A table never ends a reply by itself."""
+        return
+
+    def mask(self) -> Bitmask:
+        """The tokens that have a transition."""
+        table = self._transitions[self._path[-1]]
+        return pack(table, max(table, default=0) + 1)
 
     def advance(self, token_id: int) -> bool:
         """Follow a transition; False if there is none."""

@@ -23,8 +23,13 @@ class Detokenizer:
         self._decoder = StreamDecoder(tokenizer)
         self._stop = tuple(stop)
         self._held = ""
-        self.stopped = False
-        """A stop string has come; the text is complete."""
+        self.stop_string: str | None = None
+        """The stop string that has come; the text is complete."""
+
+    @property
+    def stopped(self) -> bool:
+        """A stop string has come."""
+        return self.stop_string is not None
 
     def feed(self, token_id: int) -> str:
         """The text that this token lets go; after a stop string, nothing."""
@@ -45,10 +50,10 @@ class Detokenizer:
         self._held = ""
         # The match that is complete first, not the one that begins first: with one character per token the model
         # would have stopped there, and the result must not depend on how text is cut into tokens.
-        matches = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
+        matches = [(at + len(stop), at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
         if matches:
-            self.stopped = True
-            return text[: min(matches)[1]]
+            _, at, self.stop_string = min(matches)
+            return text[:at]
         end = len(text) - max(_overlap(text, stop) for stop in self._stop)
         self._held = text[end:]
         return text[:end]

@@ -29,6 +29,7 @@ from deepground.engine.mtp_drafter import MtpDrafter, MtpModel
 from deepground.engine.prefix_cache import PrefixCache
 from deepground.engine.prefix_store import DiskStore, open_disk_store
 from deepground.engine.publisher import Publisher
+from deepground.engine.reply_plan import ReplyPlanner
 from deepground.engine.request import Request, StepOutput
 from deepground.engine.runner import ForwardModel, Runner
 from deepground.engine.sampler import Sampled, Sampler
@@ -129,6 +130,8 @@ class Engine:
         self._speculator = Speculator(proposers, reserve=self._scheduler.reserve)
         self.end_ids = _end_ids(decoder.config, tokenizer, chat_format)
         """Tokens that end the model's turn; they are no part of the text."""
+        self.planner = ReplyPlanner(tokenizer, chat_format, self.end_ids)
+        """Makes constraints of what requests want; may be used from any thread."""
         self._publisher = Publisher(tokenizer, self.end_ids)
         self._live: dict[str, Request] = {}
         self._arrivals = itertools.count()
@@ -234,11 +237,14 @@ class Engine:
             **vars(self._counts),
         )
 
-    def validate(self, prompt_ids: Sequence[int], params: SamplingParams) -> None:
+    def validate(
+        self, prompt_ids: Sequence[int], params: SamplingParams, *, constraint: Constraint | None = None
+    ) -> None:
         """Whether `add` would take this request; may be called from any thread.
 
         Raises:
             ContextLengthError: prompt plus `max_tokens` exceed `context_length`.
+            SchemaError: the wanted output cannot be enforced. To find out may take up to a second, the first time.
             RequestError: the prompt is empty, or a token id is outside the vocabulary.
         """
         vocab_size = self.decoder.config.vocab_size
@@ -248,6 +254,8 @@ class Engine:
             raise RequestError(f"the prompt holds token ids outside 0 to {vocab_size - 1}", field="prompt")
         if any(not 0 <= id_ < vocab_size for id_ in params.stop_token_ids):
             raise RequestError(f"stop_token_ids holds ids outside 0 to {vocab_size - 1}", field="stop_token_ids")
+        if any(not 0 <= id_ < vocab_size for id_ in params.logit_bias):
+            raise RequestError(f"logit_bias holds token ids outside 0 to {vocab_size - 1}", field="logit_bias")
         limit, wanted = self.context_length, params.max_tokens or 1
         if len(prompt_ids) + wanted > limit:
             cause = "the model's context" if limit == self.decoder.config.max_positions else "the cache's room"
@@ -256,6 +264,8 @@ class Engine:
                 "shorten the prompt or lower max_tokens",
                 field="max_tokens" if len(prompt_ids) < limit else "prompt",
             )
+        if constraint is None:
+            self.planner.plan_text(params)
 
     def add(
         self,
@@ -273,7 +283,8 @@ class Engine:
             params: how to continue it.
             request_id: a name of the caller's choice, unused so far; None: one is made.
             cache_salt: whose cached prefixes it may use, and who may use its own: requests with the same one only.
-            constraint: what it may say, in its first state; used for this request alone.
+            constraint: what it may say, in its first state; used for this request alone. None: what `params.output`
+                asks for.
 
         Returns:
             The request's id.
@@ -281,7 +292,9 @@ class Engine:
         Raises:
             RequestError: as `validate`, or the id is in use.
         """
-        self.validate(prompt_ids, params)
+        self.validate(prompt_ids, params, constraint=constraint)
+        if constraint is None and (plan := self.planner.plan_text(params)) is not None:
+            constraint = plan.constraint
         if request_id is None:
             request_id = f"request-{secrets.token_hex(8)}"
         if request_id in self._live:
@@ -343,6 +356,7 @@ class Engine:
         if self._prefix_cache is not None and self._disk_store is not None:
             self._prefix_cache.store = None
             self._disk_store.close()
+        self.planner.compiler.close()
 
     def check_integrity(self) -> None:
         """The books of pages, queue and requests agree.

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from deepground.engine.chat import ChatReader, ChatRequest, assemble_reply, prepare_chat
+from deepground.engine.attempts import Attempts
+from deepground.engine.chat import ChatRequest, PreparedChat, assemble_reply, prepare_chat
 from deepground.engine.config import EngineConfig
+from deepground.engine.constraint import Constraint
 from deepground.engine.engine import Engine
+from deepground.engine.reply_reader import ChatEvent
 from deepground.engine.request import StepOutput
 from deepground.errors import DeepgroundError, RequestError
-from deepground.messages import FinishReason, Message, SamplingParams, TokenLogprob, Tool, ToolCallPart, Usage
+from deepground.messages import (
+    FinishReason,
+    Message,
+    SamplingParams,
+    TokenLogprob,
+    Tool,
+    ToolCallPart,
+    ToolChoice,
+    Usage,
+)
 from deepground.model import RowBatch, ServingDtype
 
 MessageLike = Message | Mapping[str, str]
@@ -108,7 +120,9 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         tools: Sequence[Tool] = (),
+        tool_choice: ToolChoice = "auto",
         thinking: bool = True,
+        thinking_language: str | None = None,
     ) -> list[CompletionOutput]:
         """Write the next message of conversations.
 
@@ -116,7 +130,9 @@ class LLM:
             messages: one conversation or many.
             params: for all conversations, or one for each; None: the defaults.
             tools: functions that the model may call.
+            tool_choice: whether it must, may or must not call one.
             thinking: think before answering, where the model can.
+            thinking_language: the language that it is asked to think in.
 
         Returns:
             One output for each conversation, in their order.
@@ -127,12 +143,51 @@ class LLM:
         """
         conversations = _conversations(messages)
         wanted = _spread(params, len(conversations))
-        prepared = [
-            prepare_chat(self.engine, ChatRequest(messages=turns, params=p, tools=tools, thinking=thinking))
-            for turns, p in zip(conversations, wanted, strict=True)
+        return self.answer(
+            [
+                ChatRequest(
+                    messages=turns,
+                    params=p,
+                    tools=tools,
+                    tool_choice=tool_choice,
+                    thinking=thinking,
+                    thinking_language=thinking_language,
+                )
+                for turns, p in zip(conversations, wanted, strict=True)
+            ]
+        )
+
+    def answer(self, requests: Sequence[ChatRequest]) -> list[CompletionOutput]:
+        """As `chat`, each conversation with wishes of its own.
+
+        Raises:
+            RequestError: a conversation can never run; nothing was generated.
+            ChatFormatError: the model's chat format cannot express the messages.
+            EngineError: an answer did not fit its schema, however often it was written.
+        """
+        prepared = [prepare_chat(self.engine, request) for request in requests]
+        results = self._run(
+            [chat.prompt_ids for chat in prepared],
+            [request.params for request in requests],
+            [chat.plan.constraint for chat in prepared],
+        )
+        return [
+            self._checked(request, outputs, chat)
+            for request, outputs, chat in zip(requests, results, prepared, strict=True)
         ]
-        results = self._run([prompt_ids for prompt_ids, _ in prepared], wanted)
-        return [_completion(outputs, reader) for outputs, (_, reader) in zip(results, prepared, strict=True)]
+
+    def _checked(self, request: ChatRequest, outputs: Sequence[StepOutput], chat: PreparedChat) -> CompletionOutput:
+        """The completion, written anew where its schema can only be checked at the end."""
+        if chat.plan.recheck is None:
+            return _completion(outputs, [chat.reader.read(output) for output in outputs])
+        attempts = Attempts(self.engine.planner.compiler, chat.plan.recheck)
+        while True:
+            reply = attempts.judge([chat.reader.read(output) for output in outputs])
+            if reply is not None:
+                return _completion(outputs, [reply])
+            request = replace(request, params=attempts.next_params(request.params))
+            chat = prepare_chat(self.engine, request)
+            (outputs,) = self._run([chat.prompt_ids], [request.params], [chat.plan.constraint])
 
     @torch.no_grad()
     def logits(self, token_ids: Sequence[int]) -> Tensor:
@@ -160,14 +215,21 @@ class LLM:
         start = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
         return start + tokenizer.encode(prompt)
 
-    def _run(self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> list[list[StepOutput]]:
+    def _run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: Sequence[SamplingParams],
+        constraints: Sequence[Constraint] | None = None,
+    ) -> list[list[StepOutput]]:
         """Outputs of each prompt, in the order of the prompts."""
-        for prompt_ids, wanted in zip(prompts, params, strict=True):
-            self.engine.validate(prompt_ids, wanted)
+        given: Sequence[Constraint | None] = constraints or [None] * len(prompts)
+        rows = list(zip(prompts, params, given, strict=True))
+        for prompt_ids, wanted, constraint in rows:
+            self.engine.validate(prompt_ids, wanted, constraint=constraint)
         results: dict[str, list[StepOutput]] = {}
         try:
-            for prompt_ids, wanted in zip(prompts, params, strict=True):
-                results[self.engine.add(prompt_ids, wanted)] = []
+            for prompt_ids, wanted, constraint in rows:
+                results[self.engine.add(prompt_ids, wanted, constraint=constraint)] = []
             while self.engine.has_work:
                 for output in self.engine.step():
                     results[output.request_id].append(output)
@@ -227,15 +289,14 @@ def _to_message(message: MessageLike) -> Message:
     raise RequestError(f"a message has the role {role!r}; use system, user or assistant", field="messages")
 
 
-def _completion(outputs: Sequence[StepOutput], reader: ChatReader | None) -> CompletionOutput:
-    """One result of all outputs of a request; without a reader, the text is what was generated."""
+def _completion(outputs: Sequence[StepOutput], events: Sequence[ChatEvent] | None) -> CompletionOutput:
+    """One result of all outputs of a request; without events, the text is what was generated."""
     last = outputs[-1]
     finish_reason = last.finish_reason
     usage = Usage(last.prompt_tokens, last.completion_tokens, prompt_cache_hit_tokens=last.cached_tokens)
-    if reader is None:
+    if events is None:
         reply = Message.assistant("".join(output.text for output in outputs))
     else:
-        events = [reader.read(output) for output in outputs]
         reply = assemble_reply(delta for event in events for delta in event.deltas)
         finish_reason, usage = events[-1].finish_reason, events[-1].usage or usage
     return CompletionOutput(

@@ -46,6 +46,9 @@ class Publisher:
             if reason is not None:
                 break
         taken = sampled.tokens[: len(pieces)]
+        if reason is None and sampled.verdict is not None:
+            pieces[-1] += detokenizer.finish()
+            reason = "stop" if detokenizer.stopped else sampled.verdict
         if reason is None and sampled.failure is not None:
             pieces[-1:] = [(pieces[-1] if pieces else "") + detokenizer.finish()]
             reason, error = "error", _error(request, sampled)
@@ -55,6 +58,7 @@ class Publisher:
             pieces=tuple(pieces),
             logprobs=None if request.params.logprobs is None or not taken else self._logprobs(taken),
             finish_reason=reason,
+            stop_string=detokenizer.stop_string,
             prompt_tokens=request.prompt_length,
             cached_tokens=request.num_cached,
             completion_tokens=request.num_generated,
@@ -94,7 +98,9 @@ class Publisher:
         )
 
 
-def _error(request: Request, sampled: Sampled) -> EngineError:
+def _error(request: Request, sampled: Sampled) -> DeepgroundError:
+    if isinstance(sampled.failure, DeepgroundError):
+        return sampled.failure
     if sampled.failure == "dead end":
         return EngineError(
             f"request {request.id}: its constraint allows no token after {request.num_generated} generated tokens; "

@@ -153,6 +153,8 @@ class StepOutput:
     """Of `token_ids`; None unless asked for."""
     finish_reason: FinishReason | None = None
     """Set on the request's last output."""
+    stop_string: str | None = None
+    """The stop string that ended the text, if one did."""
     prompt_tokens: int
     cached_tokens: int = 0
     """Prompt tokens that the prefix cache had."""

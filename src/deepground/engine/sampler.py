@@ -1,9 +1,9 @@
-"""The next tokens of every request: penalties, constraint, temperature, filters, one draw, and drafts verified.
+"""The next tokens of every request: bias, penalties, constraint, temperature, filters, one draw, and drafts verified.
 
 Legend: N rows of the step (a request's next token, and one for each of its drafts), M of them one request's,
 V vocabulary, K candidates of a row, most likely first.
 
-The order is the field's usual one: penalties, the constraint's mask, then (greedy stops here) temperature, top-k,
+The order is the field's usual one: bias, penalties, the constraint's mask, then (greedy stops here) temperature, top-k,
 top-p, min-p, each on what the former left over. The draw is the inverse of the cumulative distribution at a number that
 depends on the request's seed and on the number of the token in its answer, and on nothing else: neither the other
 rows, nor chunking, nor preemption can change it.
@@ -22,12 +22,19 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from deepground.engine.bitmask import Bitmask, apply_masks
 from deepground.engine.constraint import Constraint
 from deepground.engine.request import Request
+from deepground.errors import DeepgroundError
+from deepground.messages import FinishReason
 
 NUCLEUS_CANDIDATES = (64, 1024)
 """Top-p looks at this many most likely tokens, then at more, and sorts the whole vocabulary only if they fall
 short of p. Where a row ends up depends on its own logits alone."""
+
+
+FORBIDDEN = -100.0
+"""A bias this low bars a token, however likely it is."""
 
 
 class SampledToken(NamedTuple):
@@ -44,9 +51,11 @@ class Sampled(NamedTuple):
     """What one request got in a step: its drafts as far as they are right, and one token more."""
 
     tokens: list[SampledToken]
-    failure: Literal["overflow", "dead end"] | None = None
+    failure: Literal["overflow", "dead end"] | DeepgroundError | None = None
     """Why no token could be drawn after `tokens`: the logits held no finite maximum (the model's numbers overflowed),
-    or the constraint allowed none."""
+    the constraint allowed none, or it gave up with an error of its own."""
+    verdict: FinishReason | None = None
+    """The constraint ended the reply with the last of `tokens`."""
 
 
 class _Row(NamedTuple):
@@ -66,6 +75,10 @@ class Sampler:
     def __init__(self) -> None:
         self._histories: dict[str, _History] = {}
         self._constraints: dict[str, Constraint] = {}
+        self._biases: dict[str, tuple[Tensor, Tensor]] = {}
+        """Token ids and what is added to their logits, of requests that have been seen."""
+        self._broken: dict[str, DeepgroundError] = {}
+        """Requests whose constraint has given up."""
 
     def constrain(self, request_id: str, constraint: Constraint) -> None:
         """From now on this request's tokens are those that `constraint` allows."""
@@ -84,9 +97,11 @@ class Sampler:
             In the order of the requests.
         """
         rows = [_Row(request, offset) for request in requests for offset in range(len(request.draft_ids) + 1)]
+        masks: dict[int, Bitmask] = {}
         for row, (request, offset) in enumerate(rows):
             if not offset:
-                self._adjust(logits_NV[row : row + len(request.draft_ids) + 1], request)
+                self._adjust(logits_NV[row : row + len(request.draft_ids) + 1], request, row, masks)
+        apply_masks(logits_NV, list(masks), list(masks.values()))
         # One pass gives the greedy choice and the check: NaN wins every maximum.
         best = logits_NV.max(dim=-1)
         token_ids: list[int] = best.indices.tolist()
@@ -105,6 +120,8 @@ class Sampler:
         """Drop what is remembered of a request."""
         self._histories.pop(request_id, None)
         self._constraints.pop(request_id, None)
+        self._biases.pop(request_id, None)
+        self._broken.pop(request_id, None)
 
     def _accept(
         self, logits_NV: Tensor, start: int, request: Request, token_ids: Sequence[int], usable: Sequence[bool]
@@ -112,6 +129,8 @@ class Sampler:
         """The tokens drawn for a request up to the first that differs from its draft."""
         tokens: list[SampledToken] = []
         constraint = self._constraints.get(request.id)
+        if request.id in self._broken:
+            return Sampled(tokens, self._broken[request.id])
         num_drafts, num_top = len(request.draft_ids), request.params.logprobs
         for offset in range(num_drafts + 1):
             row = start + offset
@@ -124,25 +143,54 @@ class Sampler:
             tokens.append(
                 SampledToken(token_id) if num_top is None else _with_logprobs(logits_NV[row], token_id, num_top)
             )
+            if constraint is not None and constraint.verdict is not None:
+                return Sampled(tokens, verdict=constraint.verdict)
             if offset < num_drafts and token_id != request.draft_ids[offset]:
                 break
         return Sampled(tokens)
 
-    def _adjust(self, logits_MV: Tensor, request: Request) -> None:
-        """Apply penalties and constraint to the rows of one request, each as if the drafts before it were right."""
+    def _adjust(self, logits_MV: Tensor, request: Request, first_row: int, masks: dict[int, Bitmask]) -> None:
+        """Apply bias and penalties to the rows of one request, each as if the drafts before it were right.
+
+        Args:
+            logits_MV: its rows.
+            request: whose they are.
+            first_row: number of the first of them.
+            masks: takes in what the constraint allows in each row.
+        """
+        if request.params.logit_bias:
+            self._bias(logits_MV, request)
         if _has_penalties(request):
             self._penalize(logits_MV, request)
         constraint = self._constraints.get(request.id)
         if constraint is None:
             return
         advanced = 0
-        for row_V, draft in itertools.zip_longest(logits_MV, request.draft_ids):
-            row_V.masked_fill_(~constraint.allowed(len(row_V)).to(row_V.device), float("-inf"))
-            # After a draft that is not allowed nothing is looked at: it cannot be drawn.
-            if draft is None or not constraint.advance(draft):
-                break
-            advanced += 1
+        try:
+            for row, draft in itertools.zip_longest(range(first_row, first_row + len(logits_MV)), request.draft_ids):
+                mask_W = constraint.mask()
+                if mask_W is not None:
+                    masks[row] = mask_W.copy() if request.draft_ids else mask_W
+                # After a draft that is not allowed nothing is looked at: it cannot be drawn.
+                if draft is None or not constraint.advance(draft):
+                    break
+                advanced += 1
+        except DeepgroundError as error:
+            self._broken[request.id] = error
         constraint.rollback(advanced)
+
+    def _bias(self, logits_MV: Tensor, request: Request) -> None:
+        bias = self._biases.get(request.id)
+        if bias is None:
+            table = request.params.logit_bias
+            added = [-math.inf if value <= FORBIDDEN else value for value in table.values()]
+            device = logits_MV.device
+            bias = self._biases[request.id] = (
+                torch.tensor(list(table), device=device),
+                torch.tensor(added, device=device),
+            )
+        token_ids, values = bias
+        logits_MV[:, token_ids] += values
 
     def _penalize(self, logits_MV: Tensor, request: Request) -> None:
         history = self._histories.get(request.id)

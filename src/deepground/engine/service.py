@@ -17,7 +17,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -25,6 +25,7 @@ from typing import Literal, Self
 import torch
 
 from deepground.engine.config import EngineConfig, EngineStats
+from deepground.engine.constraint import Constraint
 from deepground.engine.engine import Engine
 from deepground.engine.request import StepOutput
 from deepground.errors import EngineError, RequestAbortedError
@@ -131,7 +132,9 @@ class EngineService:
     ) -> None:
         self.stop()
 
-    def validate(self, prompt_ids: Sequence[int], params: SamplingParams) -> None:
+    def validate(
+        self, prompt_ids: Sequence[int], params: SamplingParams, *, constraint: Constraint | None = None
+    ) -> None:
         """Whether `submit` would take this request now.
 
         Raises:
@@ -139,10 +142,15 @@ class EngineService:
             EngineError: the service has failed or is stopping.
         """
         self._check_accepting()
-        self.engine.validate(prompt_ids, params)
+        self.engine.validate(prompt_ids, params, constraint=constraint)
 
     def submit(
-        self, prompt_ids: Sequence[int], params: SamplingParams, *, cache_salt: str | None = None
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        cache_salt: str | None = None,
+        constraint: Constraint | None = None,
     ) -> AsyncTokenStream:
         """Hand over a request from asyncio; the arguments are those of `Engine.add`.
 
@@ -155,15 +163,22 @@ class EngineService:
             EngineError: the service has failed or is stopping.
         """
         events: asyncio.Queue[Event] = asyncio.Queue()
-        mailbox = self._enter(prompt_ids, params, cache_salt, events.put_nowait, asyncio.get_running_loop())
+        command = _Command("add", "", prompt_ids, params, cache_salt, constraint)
+        mailbox = self._enter(command, events.put_nowait, asyncio.get_running_loop())
         return AsyncTokenStream(self, mailbox, events)
 
     def submit_blocking(
-        self, prompt_ids: Sequence[int], params: SamplingParams, *, cache_salt: str | None = None
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        cache_salt: str | None = None,
+        constraint: Constraint | None = None,
     ) -> BlockingTokenStream:
         """As `submit`, for a thread: an ordinary iterator. `close` it to abort the request."""
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        return BlockingTokenStream(self, self._enter(prompt_ids, params, cache_salt, events.put, None), events)
+        command = _Command("add", "", prompt_ids, params, cache_salt, constraint)
+        return BlockingTokenStream(self, self._enter(command, events.put, None), events)
 
     def _check_accepting(self) -> None:
         health = self._health
@@ -173,19 +188,14 @@ class EngineService:
             raise EngineError("the engine is stopping and takes no more requests")
 
     def _enter(
-        self,
-        prompt_ids: Sequence[int],
-        params: SamplingParams,
-        cache_salt: str | None,
-        put: Callable[[Event], None],
-        loop: asyncio.AbstractEventLoop | None,
+        self, command: _Command, put: Callable[[Event], None], loop: asyncio.AbstractEventLoop | None
     ) -> _Mailbox:
-        self.engine.validate(prompt_ids, params)
+        self.engine.validate(command.prompt_ids, command.params, constraint=command.constraint)
         with self._wake:
             self._check_accepting()
             mailbox = _Mailbox(f"request-{next(self._names)}", put, loop)
             self._mailboxes[mailbox.request_id] = mailbox
-            self._commands.append(_Command("add", mailbox.request_id, prompt_ids, params, cache_salt))
+            self._commands.append(replace(command, request_id=mailbox.request_id))
             self._wake.notify_all()
         return mailbox
 
@@ -228,7 +238,13 @@ class EngineService:
             if command.kind == "abort":
                 self.engine.abort(command.request_id)
             elif command.request_id in self._mailboxes:
-                self.engine.add(command.prompt_ids, command.params, command.request_id, cache_salt=command.cache_salt)
+                self.engine.add(
+                    command.prompt_ids,
+                    command.params,
+                    command.request_id,
+                    cache_salt=command.cache_salt,
+                    constraint=command.constraint,
+                )
         return True
 
     def _publish(self, outputs: Sequence[StepOutput]) -> None:
@@ -291,6 +307,7 @@ class _Command:
     prompt_ids: Sequence[int] = ()
     params: SamplingParams = field(default_factory=SamplingParams)
     cache_salt: str | None = None
+    constraint: Constraint | None = None
 
 
 class _Stream:

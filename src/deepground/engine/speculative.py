@@ -32,6 +32,10 @@ FIRST_PROBE = 8
 LAST_PROBE = 256
 PROBE_SHARE = 0.01
 """Most of the time that may go into probes; in between there are none, for no request."""
+REST_SHARE = 0.02
+"""Most of the time that planning may take where nothing comes of it; the steps of a small model take less than it."""
+LONGEST_REST = 16
+"""Steps without planning at most: a text that begins to repeat must be noticed."""
 
 
 class Offer(NamedTuple):
@@ -149,6 +153,8 @@ class Speculator:
         self._steps = 0
         self._next_probe = 0
         """Number of the step from which on there may be a probe."""
+        self._rest = 0
+        """Steps that still go without planning."""
         self._started = 0.0
         self._drafting = 0.0
         self.num_drafted = 0
@@ -160,14 +166,23 @@ class Speculator:
         """Give drafts to the requests that decode in the next step."""
         self._started, self._drafting = self._clock(), 0.0
         self._steps += 1
-        offers: list[_Offered] = []
         for request in requests:
             request.draft_ids.clear()
+        if self._rest:
+            self._rest -= 1
+        elif not self._propose(requests):
+            share = self._costs.in_steps(len(requests), self._clock() - self._started)
+            self._rest = min(int(share / REST_SHARE), LONGEST_REST)
+
+    def _propose(self, requests: Sequence[Request]) -> bool:
+        """Whether somebody got drafts."""
+        offers: list[_Offered] = []
+        for request in requests:
             best = self._best_offer(request)
             if best is not None:
                 offers.append((request, *best))
         if not offers or self._costs.wants_plain(len(requests)):
-            return
+            return False
         bids = [Bid(chances, proposer.in_rounds) for _, proposer, _, chances in offers]
         orders: dict[Proposer, list[Order]] = {}
         planned = plan(len(requests), bids, self._costs)
@@ -180,6 +195,7 @@ class Speculator:
                 orders.setdefault(proposer, []).append(Order(request, room, offer))
         for proposer, wanted in orders.items():
             self._draft(proposer, wanted, len(requests))
+        return bool(orders)
 
     def learn(self, batch: ScheduledBatch, num_new: Sequence[int]) -> None:
         """Take in how the step went that `propose` came before.

@@ -1,12 +1,25 @@
 """The model room: configuration, decoder, batches and cache."""
 
 from deepground.model.batch import Batch, KVCache, PagedBatch, RowBatch, Span, cache_layers, cache_widths
-from deepground.model.chat_format import CHAT_FORMATS, ChatFormat, StreamParser, chat_format_for
+from deepground.model.chat_format import (
+    CHAT_FORMATS,
+    CallLayout,
+    CallPart,
+    ChatFormat,
+    Digits,
+    JsonArguments,
+    ParameterList,
+    SpelledMarkers,
+    StreamParser,
+    chat_format_for,
+    without_sign,
+)
 from deepground.model.config import ModelConfig
 from deepground.model.conversion_report import ConversionReport
 from deepground.model.convert import ConversionOptions, convert_model
 from deepground.model.decoder import Decoder
 from deepground.model.families import FAMILIES
+from deepground.model.fill_middle import FILL_MARKERS, FillMarkers, fill_markers, fill_prompt
 from deepground.model.fingerprint import weights_fingerprint
 from deepground.model.inspection import FormatFit, Inspection, inspect_model
 from deepground.model.loading import load_config, load_model, load_raw_config
@@ -30,19 +43,26 @@ from deepground.model.tokenizer import StreamDecoder, Tokenizer
 __all__ = [
     "CHAT_FORMATS",
     "FAMILIES",
+    "FILL_MARKERS",
     "Batch",
+    "CallLayout",
+    "CallPart",
     "ChatFormat",
     "ConversionOptions",
     "ConversionReport",
     "Decoder",
+    "Digits",
     "DtypeChoice",
+    "FillMarkers",
     "FormatFit",
     "Inspection",
+    "JsonArguments",
     "KVCache",
     "ModelConfig",
     "ModelSize",
     "NativeDecoder",
     "PagedBatch",
+    "ParameterList",
     "Perplexity",
     "Prompt",
     "RowBatch",
@@ -50,6 +70,7 @@ __all__ = [
     "ServingDtype",
     "Span",
     "Special",
+    "SpelledMarkers",
     "StreamDecoder",
     "StreamParser",
     "Text",
@@ -62,6 +83,8 @@ __all__ = [
     "check_fits",
     "choose_dtype",
     "convert_model",
+    "fill_markers",
+    "fill_prompt",
     "inspect_model",
     "load_config",
     "load_decoder",
@@ -75,5 +98,6 @@ __all__ = [
     "read_scored_texts",
     "save_model",
     "weights_fingerprint",
+    "without_sign",
     "write_random_model",
 ]

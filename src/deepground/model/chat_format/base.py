@@ -7,9 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from deepground.errors import ChatFormatError
 from deepground.messages import Message, Tool
+from deepground.model.chat_format.call_layout import CallLayout
 from deepground.model.chat_format.streaming import StreamParser
-from deepground.model.prompt import Prompt
+from deepground.model.prompt import Prompt, Segment, Special, Text
 
 
 class ChatFormat(ABC):
@@ -24,6 +26,18 @@ class ChatFormat(ABC):
     """Special tokens that end the assistant's turn; the end tokens of the checkpoint come on top."""
     supports_thinking: ClassVar[bool]
     """The format has a thinking block; formats without one refuse nothing and ignore `thinking`."""
+    thinking_open: ClassVar[str] = "<think>"
+    """Opens the thinking, where the model does that itself."""
+    opens_thinking: ClassVar[bool] = False
+    """The model, not the prompt, opens the thinking."""
+    thinking_close: ClassVar[tuple[Segment, ...]] = (Special("</think>", required=False),)
+    """Closes the thinking, as the model would."""
+    call_layout: ClassVar[CallLayout | None] = None
+    """How the format writes calls; None: it has none."""
+    lead: ClassVar[str] = ""
+    """A regular expression for the white space that the parser takes off the beginning of a reply."""
+    lead_after_thinking: ClassVar[str] = ""
+    """The same for an answer that comes after thinking."""
 
     @abstractmethod
     def render(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), thinking: bool = True) -> Prompt:
@@ -37,6 +51,38 @@ class ChatFormat(ABC):
         Raises:
             ChatFormatError: the format cannot express the conversation; the error names the message.
         """
+
+    def render_continued(
+        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), thinking: bool = True
+    ) -> Prompt:
+        """The prompt after which the model goes on with the last message, which is its own and not finished.
+
+        With reasoning and no text, it is the thinking that goes on.
+
+        Args:
+            messages: the conversation; the last one is the assistant's, without tool calls.
+            tools: as in `render`.
+            thinking: as in `render`; reasoning in the last message counts as True.
+
+        Raises:
+            ChatFormatError: as `render`, or there is no such last message.
+        """
+        last = messages[-1] if messages else None
+        if last is None or last.role != "assistant" or last.tool_calls:
+            raise ChatFormatError(
+                "the last message must be the assistant's, without tool calls, for the reply to go on with it"
+            )
+        prompt = self.render(messages[:-1], tools=tools, thinking=thinking or bool(last.reasoning))
+        segments = list(self.render_reply(last, in_reasoning=prompt.in_reasoning).segments)
+        goes_on_thinking = bool(last.reasoning) and not last.text
+        if goes_on_thinking:
+            end = next(n for n, segment in enumerate(segments) if segment.text == self.thinking_close[-1].text)
+            segments = segments[:end]
+            if segments and segments[-1] == Text(f"{last.reasoning}\n"):
+                segments[-1] = Text(last.reasoning)
+        elif segments and isinstance(segments[-1], Special):
+            segments.pop()
+        return Prompt((*prompt.segments, *segments), in_reasoning=goes_on_thinking)
 
     @abstractmethod
     def render_reply(self, message: Message, *, in_reasoning: bool) -> Prompt:

@@ -13,6 +13,7 @@ from typing import ClassVar
 from deepground.errors import ChatFormatError
 from deepground.messages import Message, Tool
 from deepground.model.chat_format.base import ChatFormat, to_json, tool_schema
+from deepground.model.chat_format.call_layout import CallLayout, CallPart, JsonArguments
 from deepground.model.chat_format.conversation import check_parts, last_user_index, read_turns
 from deepground.model.chat_format.json_calls import JsonCallParser
 from deepground.model.prompt import Prompt, Segment, Special, Text
@@ -26,6 +27,10 @@ CALL = Special("<tool_call>", required=False)
 END_CALL = Special("</tool_call>", required=False)
 RESPONSE = Special("<tool_response>", required=False)
 END_RESPONSE = Special("</tool_response>", required=False)
+
+
+def _call_parts(name: str) -> tuple[CallPart, ...]:
+    return (CALL, Text(f'\n{{"name": {to_json(name)}, "arguments": '), JsonArguments(), Text("}\n"), END_CALL)
 
 
 class ChatMLParser(JsonCallParser):
@@ -44,6 +49,9 @@ class Qwen2Format(ChatFormat):
     name = "qwen2"
     stop_markers = (END.text, "<|endoftext|>")
     supports_thinking = False
+    thinking_close = (Text("\n"), END_THINK)
+    lead_after_thinking = r"\n{0,2}"
+    call_layout = CallLayout(call=_call_parts, lead=r"\n?", separator=(Text("\n"),), trigger=rf"{CALL.text}\n?\{{")
     default_system: ClassVar[str] = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
     """What the template says when the conversation has no system message."""
 
@@ -95,6 +103,7 @@ class Qwen3Format(Qwen2Format):
 
     name = "qwen3"
     supports_thinking = True
+    opens_thinking = True
     default_system = ""
 
     def _generation_prefix(self, thinking: bool) -> tuple[list[Segment], bool]:

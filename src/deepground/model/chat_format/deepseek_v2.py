@@ -37,6 +37,7 @@ class DeepSeekV2Format(ChatFormat):
     name = "deepseek-v2"
     stop_markers = (EOS.text,)
     supports_thinking = False
+    lead = " ?"
 
     def render(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), thinking: bool = True) -> Prompt:
         """See `ChatFormat`.

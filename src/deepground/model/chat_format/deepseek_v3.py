@@ -9,11 +9,13 @@ the markers are ordinary text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from deepground.errors import ChatFormatError
 from deepground.messages import Message, Tool
 from deepground.model.chat_format.base import ChatFormat, to_json, tool_function
+from deepground.model.chat_format.call_layout import CallLayout, CallPart, JsonArguments
 from deepground.model.chat_format.conversation import Turn, check_parts, join_system, read_turns
 from deepground.model.chat_format.delimited_calls import CallSyntax, DelimitedCallParser
 from deepground.model.prompt import Prompt, Segment, Special, Text
@@ -44,6 +46,11 @@ def _function_name(head: str) -> str:
     return name.strip() if separator else ""
 
 
+def _call_parts(name: str) -> tuple[CallPart, ...]:
+    head = (CALL_BEGIN, Text("function"), SEP, Text(f"{name}{_FENCE}"))
+    return (*head, JsonArguments(), Text("\n```"), CALL_END)
+
+
 class DeepSeekV3Parser(DelimitedCallParser):
     """Inverse of `DeepSeekV3Format.render_reply` and `DeepSeekR1Format.render_reply`."""
 
@@ -67,6 +74,15 @@ class DeepSeekV3Format(ChatFormat):
     name = "deepseek-v3"
     stop_markers = (EOS.text,)
     supports_thinking = False
+    thinking_close = (Text("\n"), END_THINK)
+    lead_after_thinking = r"\n{0,2}"
+    call_layout = CallLayout(
+        opening=(CALLS_BEGIN,),
+        call=_call_parts,
+        separator=(Text("\n"),),
+        closing=(CALLS_END,),
+        trigger=re.escape(CALLS_BEGIN.text),
+    )
 
     def render(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), thinking: bool = True) -> Prompt:
         """See `ChatFormat`."""

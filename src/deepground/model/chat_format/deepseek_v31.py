@@ -7,10 +7,12 @@ thinking off, as DeepSeek's own service does; after tool results the model goes 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from deepground.messages import Message, Tool
 from deepground.model.chat_format.base import ChatFormat, to_json
+from deepground.model.chat_format.call_layout import CallLayout, CallPart, JsonArguments
 from deepground.model.chat_format.conversation import Turn, check_parts, join_system, read_turns
 from deepground.model.chat_format.delimited_calls import CallSyntax, DelimitedCallParser
 from deepground.model.prompt import Prompt, Segment, Special, Text
@@ -28,6 +30,10 @@ CALL_END = Special("<｜tool▁call▁end｜>")
 SEP = Special("<｜tool▁sep｜>")
 OUTPUT_BEGIN = Special("<｜tool▁output▁begin｜>")
 OUTPUT_END = Special("<｜tool▁output▁end｜>")
+
+
+def _call_parts(name: str) -> tuple[CallPart, ...]:
+    return (CALL_BEGIN, Text(name), SEP, JsonArguments(), CALL_END)
 
 
 class DeepSeekV31Parser(DelimitedCallParser):
@@ -50,6 +56,9 @@ class DeepSeekV31Format(ChatFormat):
     name = "deepseek-v3.1"
     stop_markers = (EOS.text,)
     supports_thinking = True
+    call_layout = CallLayout(
+        opening=(CALLS_BEGIN,), call=_call_parts, closing=(CALLS_END,), trigger=re.escape(CALLS_BEGIN.text)
+    )
 
     def render(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), thinking: bool = True) -> Prompt:
         """See `ChatFormat`; thinking is off when tools are offered."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from deepground.messages import Message, Tool
 from deepground.model.chat_format.base import ChatFormat, to_json, tool_function
+from deepground.model.chat_format.call_layout import CallLayout, CallPart, ParameterList
 from deepground.model.chat_format.conversation import (
     Turn,
     check_parts,
@@ -40,6 +41,23 @@ _PARAMETER_CLOSE = f"</{DSML.text}parameter>"
 _HEAD_END = '">'
 _INVOKE_HEAD = re.compile(r'\s*name="([^"]*)')
 _PARAMETER_HEAD = re.compile(r'\s*name="([^"]*)"\s+string="(true|false)')
+
+
+def _call_parts(name: str) -> tuple[CallPart, ...]:
+    parameters = ParameterList(
+        open=lambda key, is_string: tuple(_open(f'parameter name="{key}" string="{to_json(is_string)}">')),
+        close=tuple(_close("parameter>\n")),
+        empty="\n",
+    )
+    return (*_open(f'invoke name="{name}">\n'), parameters, *_close("invoke>\n"))
+
+
+def _open(rest: str) -> list[Segment]:
+    return [Text("<"), DSML, Text(rest)]
+
+
+def _close(rest: str) -> list[Segment]:
+    return [Text("</"), DSML, Text(rest)]
 
 
 class DeepSeekV32Parser(ParameterCallParser):
@@ -138,6 +156,13 @@ class DeepSeekV32Format(ChatFormat):
     name = "deepseek-v3.2"
     stop_markers = (EOS.text,)
     supports_thinking = True
+    call_layout = CallLayout(
+        opening=tuple(_open("function_calls>\n")),
+        call=_call_parts,
+        closing=tuple(_close("function_calls>")),
+        lead=r"\n{0,2}",
+        trigger=re.escape(_CALLS_OPEN),
+    )
 
     def render(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), thinking: bool = True) -> Prompt:
         """See `ChatFormat`."""
@@ -187,14 +212,6 @@ def _answer(message: Message, index: int | None) -> list[Segment]:
             segments += [Text("\n"), *_close("invoke>\n")]
         segments += _close("function_calls>")
     return [*segments, EOS]
-
-
-def _open(rest: str) -> list[Segment]:
-    return [Text("<"), DSML, Text(rest)]
-
-
-def _close(rest: str) -> list[Segment]:
-    return [Text("</"), DSML, Text(rest)]
 
 
 def _results(turn: Turn) -> list[Segment]:

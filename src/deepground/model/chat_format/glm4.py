@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from deepground.messages import Message, Tool
 from deepground.model.chat_format.base import ChatFormat, to_json, tool_schema
+from deepground.model.chat_format.call_layout import CallLayout, CallPart, ParameterList
 from deepground.model.chat_format.conversation import check_parts, last_user_index, parse_arguments, read_turns
 from deepground.model.chat_format.parameter_calls import ParameterCallParser
 from deepground.model.prompt import Prompt, Segment, Special, Text
@@ -34,6 +35,13 @@ VALUE = Special("<arg_value>", required=False)
 END_VALUE = Special("</arg_value>", required=False)
 RESPONSE = Special("<tool_response>", required=False)
 END_RESPONSE = Special("</tool_response>", required=False)
+
+
+def _call_parts(name: str) -> tuple[CallPart, ...]:
+    parameters = ParameterList(
+        open=lambda key, _: (KEY, Text(key), END_KEY, Text("\n"), VALUE), close=(END_VALUE, Text("\n"))
+    )
+    return (CALL, Text(f"{name}\n"), parameters, END_CALL)
 
 
 class Glm4Parser(ParameterCallParser):
@@ -116,6 +124,10 @@ class Glm4Format(ChatFormat):
     name = "glm-4.5"
     stop_markers = (USER.text, OBSERVATION.text, "<|endoftext|>")
     supports_thinking = True
+    opens_thinking = True
+    lead = r"\n?"
+    lead_after_thinking = r"\n?"
+    call_layout = CallLayout(call=_call_parts, lead=r"\n?", separator=(Text("\n"),), trigger=CALL.text)
 
     def render(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), thinking: bool = True) -> Prompt:
         """See `ChatFormat`."""

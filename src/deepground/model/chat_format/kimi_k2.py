@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from deepground.errors import ChatFormatError
 from deepground.messages import Message, Tool
 from deepground.model.chat_format.base import ChatFormat, tool_schema
+from deepground.model.chat_format.call_layout import CallLayout, CallPart, Digits, JsonArguments
 from deepground.model.chat_format.conversation import check_parts, read_turns
 from deepground.model.chat_format.delimited_calls import CallSyntax, DelimitedCallParser
 from deepground.model.prompt import Prompt, Segment, Special, Text
@@ -37,6 +38,10 @@ def _name_of(call_id: str) -> str:
     return re.sub(r":\d+$", "", call_id.strip()).removeprefix("functions.")
 
 
+def _call_parts(name: str) -> tuple[CallPart, ...]:
+    return (CALL_BEGIN, Text(f"functions.{name}:"), Digits(), ARGUMENT_BEGIN, JsonArguments(), CALL_END)
+
+
 class KimiK2Parser(DelimitedCallParser):
     """Inverse of `KimiK2Format.render_reply`."""
 
@@ -57,6 +62,9 @@ class KimiK2Format(ChatFormat):
     name = "kimi-k2"
     stop_markers = (END.text, "[EOS]")
     supports_thinking = False
+    call_layout = CallLayout(
+        opening=(SECTION_BEGIN,), call=_call_parts, closing=(SECTION_END,), trigger=re.escape(SECTION_BEGIN.text)
+    )
 
     def render(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), thinking: bool = True) -> Prompt:
         """See `ChatFormat`."""

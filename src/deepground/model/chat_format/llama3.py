@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from deepground.errors import ChatFormatError
 from deepground.messages import Message, Tool
 from deepground.model.chat_format.base import ChatFormat, to_json, tool_schema
+from deepground.model.chat_format.call_layout import CallLayout, CallPart, JsonArguments
 from deepground.model.chat_format.conversation import check_parts, read_turns
 from deepground.model.chat_format.json_calls import JsonCallParser
 from deepground.model.prompt import Prompt, Segment, Special, Text
@@ -22,6 +23,10 @@ END_HEADER = Special("<|end_header_id|>")
 END_OF_TURN = Special("<|eot_id|>")
 
 DATES = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+
+
+def _call_parts(name: str) -> tuple[CallPart, ...]:
+    return (Text(f'{{"name": {to_json(name)}, "parameters": '), JsonArguments(), Text("}"))
 
 
 class Llama3Parser(JsonCallParser):
@@ -64,6 +69,7 @@ class Llama3Format(ChatFormat):
     name = "llama3"
     stop_markers = (END_OF_TURN.text, "<|eom_id|>", "<|end_of_text|>")
     supports_thinking = False
+    call_layout = CallLayout(call=_call_parts, parallel=False, trigger=r"\{", only_at_start=True)
 
     def render(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), thinking: bool = True) -> Prompt:
         """See `ChatFormat`."""

@@ -53,6 +53,10 @@ class StreamParser(ABC):
         self._final = True
         return self._drain()
 
+    @abstractmethod
+    def continue_answer(self) -> None:
+        """The prompt holds the beginning of the answer already: nothing of what comes is white space of the format."""
+
     @property
     @abstractmethod
     def state(self) -> ParserState:
@@ -151,6 +155,11 @@ class ReasoningParser(StreamParser):
         if self._step == self._reasoning:
             return "reasoning"
         return "content" if self._step in (self._begin, self._content) else "tool_calls"
+
+    def continue_answer(self) -> None:
+        """See `StreamParser`."""
+        self._skip_newlines = 0
+        self._step = self._content
 
     def _begin(self) -> bool:
         """A model may open its thinking itself; white space before that belongs to nothing."""

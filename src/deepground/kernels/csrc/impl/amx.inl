@@ -13,6 +13,32 @@
 namespace deepground {
 namespace {
 
+// Where a panel's outputs are summed: in place, or in `edge` ([][32]) where whole rows would not fit in the output.
+struct Totals {
+    float* rows;
+    int64_t stride;
+
+    Totals(float* out, int64_t ldo, int64_t count, int64_t width, bool in_place, float* edge, bool fresh)
+        : rows(in_place ? out : edge), stride(in_place ? ldo : kPanel), out_(out), ldo_(ldo), count_(count), width_(width) {
+        for (int64_t r = 0; r < count; ++r) {
+            if (fresh)
+                for (int i = 0; i < kPanelVecs; ++i) store(rows + r * stride + i * kLanes, zero());
+            else if (!in_place)
+                for (int64_t i = 0; i < width; ++i) rows[r * stride + i] = out[r * ldo + i];
+        }
+    }
+    // Puts the sums where they belong.
+    void finish() const {
+        if (rows == out_) return;
+        for (int64_t r = 0; r < count_; ++r)
+            for (int64_t i = 0; i < width_; ++i) out_[r * ldo_ + i] = rows[r * stride + i];
+    }
+
+  private:
+    float* out_;
+    int64_t ldo_, count_, width_;
+};
+
 constexpr int64_t kTile = 16;                       // rows of a tile
 constexpr int64_t kTileInputs = 32;                 // BF16 inputs of a tile
 constexpr int64_t kTileWords = kTile * kTileInputs;

@@ -26,31 +26,10 @@ inline void round_rows(const float* x, int64_t ldx, int64_t rows, int64_t first,
             store_line(out + r * ldo + i, round_inputs(x + r * ldx + first + i, k - first - i));
 }
 
-// Where a panel's outputs are summed: in place, or in `edge` ([][32]) where whole rows would not fit in the output.
-struct Totals {
-    float* rows;
-    int64_t stride;
-
-    Totals(float* out, int64_t ldo, int64_t count, int64_t width, bool in_place, float* edge, bool fresh)
-        : rows(in_place ? out : edge), stride(in_place ? ldo : kPanel), out_(out), ldo_(ldo), count_(count), width_(width) {
-        for (int64_t r = 0; r < count; ++r) {
-            if (fresh)
-                for (int i = 0; i < kPanelVecs; ++i) store(rows + r * stride + i * kLanes, zero());
-            else if (!in_place)
-                for (int64_t i = 0; i < width; ++i) rows[r * stride + i] = out[r * ldo + i];
-        }
-    }
-    // Puts the sums where they belong.
-    void finish() const {
-        if (rows == out_) return;
-        for (int64_t r = 0; r < count_; ++r)
-            for (int64_t i = 0; i < width_; ++i) out_[r * ldo_ + i] = rows[r * stride + i];
-    }
-
-  private:
-    float* out_;
-    int64_t ldo_, count_, width_;
-};
+constexpr int kPairTile = 6;  // rows of one inner loop: their sums and totals stay in registers, beside two lines of weights
+constexpr int64_t kPairSpan = 256;                      // inputs whose unpacked weights stay in the first-level cache
+constexpr int64_t kPairRows = 192, kPairInputs = 1536;  // whose rounded activations stay in the second-level cache
+constexpr int64_t kPairStride = kPairInputs + 32;       // rows a power of two apart would fall into the same few places
 
 template <int R>
 inline void dot_rows(const Pairs* weights, const uint16_t* x, int64_t ldx, Vec (*sums)[kPanelVecs]) {
@@ -155,7 +134,7 @@ inline void direct_pairs_rest(int64_t rows, const Matrix& w, const uint16_t* x, 
     else if constexpr (R > 1) direct_pairs_rest<R - 1>(rows, w, x, ldx, out, ldo, begin, end);
 }
 
-// ---- many rows: a block of weights is unpacked once into the first-level cache ---------------------------------
+// ---- many rows: a span of weights is unpacked once into the first-level cache ------------------------------------
 
 // Inputs of one panel as BF16 pairs, [count/2][32][2], without scales. count: a multiple of 32.
 inline void unpack_pairs_fp8(const uint8_t* codes, int64_t count, const E4m3Tables& tables, uint16_t* out) {
@@ -180,84 +159,113 @@ inline void unpack_pairs_fp4(const uint32_t* codes, int64_t count, uint16_t* out
         }
 }
 
-// totals[r][32] += scale * sum over inputs of x[r] * weights, for R rows.
-template <int R>
-inline void tile_pairs(const uint16_t* weights, int64_t count, const uint16_t* x, int64_t ldx, const Vec* scale, float* totals,
-                       int64_t ldt) {
-    Vec sums[R][kPanelVecs];
-    clear<R>(sums);
-    for (int64_t k = 0; k < count; k += 2) {
-        const Pairs line[kPanelVecs] = {load_line(weights + k * kPanel), load_line(weights + (k + 1) * kPanel)};
-        dot_rows<R>(line, x + k, ldx, sums);
+// Some inputs of one panel as the inner loops read them.
+struct Span {
+    const uint16_t* lines;     // [count/2][32][2]
+    int64_t count;             // inputs, a multiple of 32
+    const float* scales;       // FP8: of each block of 128 inputs
+    const uint8_t* exponents;  // MXFP4: [blocks of 32 inputs][32]
+};
+
+template <Format kFormat>
+inline void load_scale(const Span& span, int64_t block, Vec* scale) {
+    for (int i = 0; i < kPanelVecs; ++i) {
+        if constexpr (kFormat == Format::mxfp4) scale[i] = load_e8m0(span.exponents + block * kPanel + i * kLanes);
+        else if constexpr (kFormat == Format::fp8) scale[i] = set1(span.scales[block]);
+        else scale[i] = set1(1.0f);
+    }
+}
+
+// totals[r][32] += over the span's blocks, the block's scale times the sum of x[r] * weights, for R rows.
+template <Format kFormat, int R>
+inline void tile_pairs(const Span& span, const uint16_t* x, float* totals) {
+    constexpr int64_t kBlock = kFormat == Format::mxfp4 ? kMxBlock : kFp8Block;
+    Vec total[R][kPanelVecs];
+    for (int r = 0; r < R; ++r)
+        for (int i = 0; i < kPanelVecs; ++i) total[r][i] = load(totals + r * kPanel + i * kLanes);
+    for (int64_t first = 0; first < span.count; first += kBlock) {
+        const int64_t last = first + kBlock < span.count ? first + kBlock : span.count;
+        Vec sums[R][kPanelVecs], scale[kPanelVecs];
+        clear<R>(sums);
+        for (int64_t k = first; k < last; k += 2) {
+            const Pairs line[kPanelVecs] = {load_line(span.lines + k * kPanel), load_line(span.lines + (k + 1) * kPanel)};
+            dot_rows<R>(line, x + k, kPairStride, sums);
+        }
+        load_scale<kFormat>(span, first / kBlock, scale);
+        add_block<R>(sums, scale, total);
     }
     for (int r = 0; r < R; ++r)
-        for (int i = 0; i < kPanelVecs; ++i) {
-            float* total = totals + r * ldt + i * kLanes;
-            store(total, fma(sums[r][i], scale[i], load(total)));
-        }
+        for (int i = 0; i < kPanelVecs; ++i) store(totals + r * kPanel + i * kLanes, total[r][i]);
 }
 
-template <int R>
-inline void tile_pairs_rest(int64_t rows, const uint16_t* weights, int64_t count, const uint16_t* x, int64_t ldx,
-                            const Vec* scale, float* totals, int64_t ldt) {
-    if (rows == R) tile_pairs<R>(weights, count, x, ldx, scale, totals, ldt);
-    else if constexpr (R > 1) tile_pairs_rest<R - 1>(rows, weights, count, x, ldx, scale, totals, ldt);
+template <Format kFormat, int R>
+inline void tile_pairs_rest(int64_t rows, const Span& span, const uint16_t* x, float* totals) {
+    if (rows == R) tile_pairs<kFormat, R>(span, x, totals);
+    else if constexpr (R > 1) tile_pairs_rest<kFormat, R - 1>(rows, span, x, totals);
 }
 
-inline void tile_pairs_block(const uint16_t* weights, int64_t count, const uint16_t* x, int64_t ldx, int64_t m,
-                             const Vec* scale, float* totals, int64_t ldt) {
-    int64_t r = 0;
-    for (; r + kTileRows <= m; r += kTileRows)
-        tile_pairs<kTileRows>(weights, count, x + r * ldx, ldx, scale, totals + r * ldt, ldt);
-    if (r < m) tile_pairs_rest<kTileRows>(m - r, weights, count, x + r * ldx, ldx, scale, totals + r * ldt, ldt);
-}
-
-// Inputs first .. first + count (count <= 128) of one panel, all m rows; x begins at the input `first`.
-inline void span_pairs(const Matrix& w, int64_t panel, int64_t first, int64_t count, const uint16_t* x, int64_t ldx, int64_t m,
-                       float* totals, int64_t ldt, const E4m3Tables& tables, uint16_t* weights) {
+// All inputs of x that one panel has, [rows][kPairStride] from the input `outer` on, added to totals[rows][32].
+template <Format kFormat>
+inline void panel_pairs(const Matrix& w, int64_t panel, int64_t outer, int64_t inputs, const uint16_t* x, int64_t rows,
+                        float* totals, const E4m3Tables& tables, uint16_t* weights) {
+    constexpr int64_t kBlock = kFormat == Format::mxfp4 ? kMxBlock : kFp8Block;
     const uint8_t* codes = w.panel_codes(panel);
-    if (w.format == Format::mxfp4) {
-        unpack_pairs_fp4(reinterpret_cast<const uint32_t*>(codes) + first / 8 * kPanel, count, weights);
-        for (int64_t k = 0; k < count; k += kMxBlock) {
-            const uint8_t* exponents = w.exponents + (panel * w.blocks() + (first + k) / kMxBlock) * kPanel;
-            const Vec scale[kPanelVecs] = {load_e8m0(exponents), load_e8m0(exponents + kLanes)};
-            tile_pairs_block(weights + k * kPanel, kMxBlock, x + k, ldx, m, scale, totals, ldt);
+    // Tiles of even height: a last one of few rows would wait for its own sums.
+    const int64_t tiles = (rows + kPairTile - 1) / kPairTile, height = (rows + tiles - 1) / tiles;
+    for (int64_t first = 0; first < inputs; first += kPairSpan) {
+        const int64_t count = inputs - first < kPairSpan ? inputs - first : kPairSpan;
+        const int64_t block = panel * w.blocks() + (outer + first) / kBlock;
+        Span span{weights, count, nullptr, nullptr};
+        const uint8_t* from;
+        int64_t bytes;  // of the span's codes
+        if constexpr (kFormat == Format::mxfp4) {
+            from = codes + (outer + first) * kPanel / 2, bytes = count * kPanel / 2;
+            unpack_pairs_fp4(reinterpret_cast<const uint32_t*>(from), count, weights);
+            span.exponents = w.exponents + block * kPanel;
+        } else if constexpr (kFormat == Format::fp8) {
+            from = codes + (outer + first) * kPanel, bytes = count * kPanel;
+            unpack_pairs_fp8(from, count, tables, weights);
+            span.scales = w.scales + block;
+        } else {
+            from = codes + (outer + first) * kPanel * 2, bytes = count * kPanel * 2;
+            span.lines = reinterpret_cast<const uint16_t*>(from);
         }
-        return;
+        for (int64_t line = bytes; line < 2 * bytes; line += 64) prefetch_far(from + line);
+        for (int64_t r = 0; r < rows; r += height)
+            tile_pairs_rest<kFormat, kPairTile>(rows - r < height ? rows - r : height, span, x + r * kPairStride + first,
+                                                totals + r * kPanel);
     }
-    const uint16_t* lines = reinterpret_cast<const uint16_t*>(codes) + first * kPanel;
-    Vec scale[kPanelVecs] = {set1(1.0f), set1(1.0f)};
-    if (w.format == Format::fp8) {
-        unpack_pairs_fp8(codes + first * kPanel, count, tables, weights);
-        lines = weights;
-        for (int i = 0; i < kPanelVecs; ++i) scale[i] = set1(w.scales[panel * w.blocks() + first / kFp8Block]);
-    }
-    tile_pairs_block(lines, count, x, ldx, m, scale, totals, ldt);
 }
 
-// Rows whose rounded inputs stay in the second-level cache.
-constexpr int64_t kPairRows = 192, kPairInputs = 2048;
+inline void copy_totals(const float* from, int64_t ldf, float* to, int64_t ldt, int64_t rows, int64_t width) {
+    for (int64_t r = 0; r < rows; ++r) {
+        if (width == kPanel)
+            for (int i = 0; i < kPanelVecs; ++i) store(to + r * ldt + i * kLanes, load(from + r * ldf + i * kLanes));
+        else
+            for (int64_t i = 0; i < width; ++i) to[r * ldt + i] = from[r * ldf + i];
+    }
+}
 
+template <Format kFormat>
 void pairs_blocked(const Matrix& w, const float* x, int64_t ldx, int64_t m, float* out, int64_t ldo, int64_t begin, int64_t end,
                    void* scratch) {
-    uint16_t* weights = static_cast<uint16_t*>(scratch);                         // [64][32][2]
-    float* edge = reinterpret_cast<float*>(weights + kFp8Block * kPanel);        // [kPairRows][32]
-    uint16_t* rounded = reinterpret_cast<uint16_t*>(edge + kPairRows * kPanel);  // [kPairRows][kPairInputs]
+    uint16_t* weights = static_cast<uint16_t*>(scratch);                         // [kPairSpan/2][32][2]
+    float* totals = reinterpret_cast<float*>(weights + kPairSpan * kPanel);      // [kPairRows][32]
+    uint16_t* rounded = reinterpret_cast<uint16_t*>(totals + kPairRows * kPanel);  // [kPairRows][kPairStride]
     const E4m3Tables tables = e4m3_tables(0);
     for (int64_t row = 0; row < m; row += kPairRows) {
         const int64_t rows = m - row < kPairRows ? m - row : kPairRows;
         for (int64_t outer = 0; outer < w.k_padded; outer += kPairInputs) {
             const int64_t inputs = w.k_padded - outer < kPairInputs ? w.k_padded - outer : kPairInputs;
-            round_rows(x + row * ldx, ldx, rows, outer, inputs, w.k, rounded, kPairInputs);
+            round_rows(x + row * ldx, ldx, rows, outer, inputs, w.k, rounded, kPairStride);
             for (int64_t panel = begin; panel < end; ++panel) {
                 const int64_t width = w.n - panel * kPanel < kPanel ? w.n - panel * kPanel : kPanel;
-                Totals totals(out + row * ldo + panel * kPanel, ldo, rows, width, width == kPanel, edge, outer == 0);
-                for (int64_t first = 0; first < inputs; first += kFp8Block) {
-                    const int64_t count = inputs - first < kFp8Block ? inputs - first : kFp8Block;
-                    span_pairs(w, panel, outer + first, count, rounded + first, kPairInputs, rows, totals.rows, totals.stride,
-                               tables, weights);
-                }
-                totals.finish();
+                float* target = out + row * ldo + panel * kPanel;
+                if (outer == 0)
+                    for (int64_t i = 0; i < rows * kPanel; i += kLanes) store(totals + i, zero());
+                else copy_totals(target, ldo, totals, kPanel, rows, width);
+                panel_pairs<kFormat>(w, panel, outer, inputs, rounded, rows, totals, tables, weights);
+                copy_totals(totals, kPanel, target, ldo, rows, width);
             }
         }
     }
@@ -271,14 +279,19 @@ void pairs_blocked(const Matrix& w, const float* x, int64_t ldx, int64_t m, floa
         uint16_t* rounded = static_cast<uint16_t*>(scratch);
         round_rows(x, ldx, m, 0, w.k_padded, w.k, rounded, w.k_padded);
         direct_pairs_rest<kDirectRows>(m, w, rounded, w.k_padded, out, ldo, begin, end);
+    } else if (w.format == Format::bf16) {
+        pairs_blocked<Format::bf16>(w, x, ldx, m, out, ldo, begin, end, scratch);
+    } else if (w.format == Format::fp8) {
+        pairs_blocked<Format::fp8>(w, x, ldx, m, out, ldo, begin, end, scratch);
     } else {
-        pairs_blocked(w, x, ldx, m, out, ldo, begin, end, scratch);
+        pairs_blocked<Format::mxfp4>(w, x, ldx, m, out, ldo, begin, end, scratch);
     }
 }
 
 [[maybe_unused]] int64_t linear_pairs_scratch_bytes(const Matrix& w, int64_t m) {
     if (!w.pairs) return linear_scratch_bytes(w, m);
-    return m <= kDirectRows ? 2 * m * w.k_padded : 2 * kFp8Block * kPanel + 4 * kPairRows * kPanel + 2 * kPairRows * kPairInputs;
+    if (m <= kDirectRows) return 2 * m * w.k_padded;
+    return 2 * kPairSpan * kPanel + 4 * kPairRows * kPanel + 2 * kPairRows * kPairStride;
 }
 
 void unpack_pairs(const Matrix& w, int64_t panel, float* out) {

@@ -16,6 +16,9 @@ struct Pairs {
     __m512i v;
 };
 
+// Into the second-level cache.
+inline void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+
 inline Pairs load_line(const uint16_t* p) { return {_mm512_loadu_si512(p)}; }
 inline void store_line(uint16_t* p, Pairs a) { _mm512_storeu_si512(p, a.v); }
 inline Pairs broadcast_line(const uint16_t* p) {

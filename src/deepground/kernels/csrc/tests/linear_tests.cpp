@@ -163,8 +163,10 @@ void test_linear(const Kernels& table) {
                 check_product(table, m, 3, scales == Scales::extreme ? 1e-3f : 1e20f);
             }
     check_product(table, make_matrix(table, Format::fp8, 40, 160, Scales::power_of_two, 3), 401, 1.0f);
-    const TestMatrix wide = make_matrix(table, Format::fp8, 33, 2100, Scales::power_of_two, 4);
-    for (int64_t rows : {1, 40}) check_product(table, wide, rows, 1.0f);
+    for (Format format : {Format::bf16, Format::fp8, Format::mxfp4}) {
+        const TestMatrix wide = make_matrix(table, format, 33, 3300, Scales::power_of_two, 4);
+        for (int64_t rows : {1, 9, 40, 200}) check_product(table, wide, rows, 1.0f);
+    }
 }
 
 void test_layouts_agree(const Kernels& table, const Kernels& other) {

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from deepground.server import ServerLimits
 from server_fakes import ScriptedService, running_server, wait_until
 
 
@@ -33,7 +34,7 @@ def forever(*, stream: bool, text: str = "forever") -> dict[str, object]:
 @pytest.mark.parametrize("text", ["forever", "slow 60"])
 def test_leaving_aborts_at_once(stream: bool, text: str) -> None:
     service = ScriptedService()
-    with running_server(service) as url:
+    with running_server(service, limits=ServerLimits(keep_alive_s=0.2)) as url:
         sock = raw_request(url, forever(stream=stream, text=text))
         wait_until(lambda: service.running == 1)
         if stream:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 
-from deepground.engine import ChatSession, Engine, EngineConfig, EngineService
+from deepground.engine import Engine, EngineConfig, EngineService, ModelSession
 from deepground.server import describe_model
 from server_fakes import running_server, wait_until
 from tiny_models import tiny_model_folder
@@ -38,7 +38,7 @@ class Served:
     client: openai.OpenAI
 
 
-class StoppableSession(ChatSession):
+class StoppableSession(ModelSession):
     """A session that can end its engine's requests."""
 
     def stop(self) -> None:
@@ -160,8 +160,8 @@ def test_errors_arrive_as_the_clients_exceptions(served: Served) -> None:
     with pytest.raises(openai.BadRequestError, match="Model Not Exist") as caught:
         create(model="gpt-9", messages=HELLO)
     assert caught.value.param == "model"
-    with pytest.raises(openai.BadRequestError, match="n is not supported yet") as caught:
-        create(model="tiny", messages=HELLO, n=2)
+    with pytest.raises(openai.BadRequestError, match="store is not supported") as caught:
+        create(model="tiny", messages=HELLO, store=True)
     assert caught.value.code == "unsupported_field"
     with pytest.raises(openai.BadRequestError, match="top_z is not a known field"):
         create(model="tiny", messages=HELLO, extra_body={"top_z": 1})

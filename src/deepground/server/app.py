@@ -1,44 +1,38 @@
-"""The application: routes, and how a chat request is answered.
+"""The application: its routes, and what stands before them.
 
-The way of a request through this room: `access` -> `app` -> `body` and `schema` -> `translate` -> the
-engine's `ChatService` -> `replies` -> `streaming`.
+The way of a request through this room: `access` -> a wire's `route` -> `body` and its `schema` -> its `translate` ->
+`exchange` -> the engine's `ModelSession` -> its `replies` -> `streaming`. The wires are `chat`, `completions`,
+`anthropic` and `responses`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
-from starlette.exceptions import HTTPException
+from fastapi.responses import JSONResponse
+from starlette.middleware.cors import CORSMiddleware
 
 import deepground
-from deepground.engine import ChatEvent
-from deepground.errors import RequestAbortedError
-from deepground.messages import Usage
-from deepground.server.access import AccessControl
-from deepground.server.body import read_body
-from deepground.server.errors import install_error_handlers, problem_of
-from deepground.server.openapi import describe_body, install_openapi
-from deepground.server.page import render_page
-from deepground.server.replies import ChunkWriter, Envelope, ReplyCollector, models_json
-from deepground.server.schema import ChatCompletionRequest
-from deepground.server.service import ChatService, ServedModel
-from deepground.server.streaming import DONE, EventStream, sse, unless_disconnected
-from deepground.server.translate import model_ids, to_task
-
-logger = logging.getLogger("deepground.server")
-
-Events = AsyncGenerator[ChatEvent, None]
-
-_CLIENT_LEFT = 499
-"""Nobody reads it; nginx's number for a client that closed the connection."""
+from deepground.server.access import METRICS_PATH, AccessControl
+from deepground.server.agent_routes import AgentRunner, install_agent
+from deepground.server.anthropic.route import install_anthropic
+from deepground.server.audit import AuditLog
+from deepground.server.callers import KeyRing, caller_of
+from deepground.server.chat.route import install_chat
+from deepground.server.completions.route import install_completions
+from deepground.server.context import ServerContext
+from deepground.server.errors import install_error_handlers
+from deepground.server.exchange import Exchange
+from deepground.server.gate import Gate
+from deepground.server.metrics import CONTENT_TYPE, Metrics
+from deepground.server.models import balance_json, check_model, model_json, models_json
+from deepground.server.openapi import install_openapi
+from deepground.server.page import install_page
+from deepground.server.responses.route import install_responses
+from deepground.server.service import ModelService, ServedModel
+from deepground.server.tokens import install_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,164 +41,107 @@ class ServerLimits:
 
     max_body_bytes: int = 8 * 2**20
     """Largest request body."""
+    max_running: int = 36
+    """Replies in the engine at one time; others wait, and keys take turns. A few more than the engine computes at once,
+    so that it never has to ask for the next one."""
     max_requests: int = 256
-    """Chat requests answered or waiting at one time; one more is told 503."""
+    """Requests answered or waiting at one time; one more is told 503."""
+    max_wait_s: float = 600.0
+    """Longest that a reply waits to be begun; DeepSeek's ten minutes."""
     keep_alive_s: float = 10.0
-    """Silence in a stream after which a comment is sent."""
+    """Silence after which something is sent that means nothing."""
+
+
+class Server(FastAPI):
+    """The application, and the gate that a server which stops has to close."""
+
+    gate: Gate
 
 
 def create_app(
-    service: ChatService, model: ServedModel, *, api_key: str | None = None, limits: ServerLimits | None = None
-) -> FastAPI:
+    service: ModelService,
+    model: ServedModel,
+    *,
+    keys: KeyRing | None = None,
+    limits: ServerLimits | None = None,
+    audit: AuditLog | None = None,
+    cors_origins: Sequence[str] = (),
+    agent: AgentRunner | None = None,
+) -> Server:
     """The API in front of `service`.
 
     Args:
-        service: answers the conversations; started and stopped by the caller.
+        service: answers; started and stopped by the caller.
         model: what the API says about the model behind it.
-        api_key: if given, every path but /health needs it.
+        keys: if given, every path but /health and the page's own files needs one of them.
         limits: see `ServerLimits`.
+        audit: where requests are written down.
+        cors_origins: web pages of these origins may use the API from a browser; none by default.
+        agent: runs agents for those who ask; None: the server has none.
     """
+    limits = limits or ServerLimits()
+    gate = Gate(max_running=limits.max_running, max_requests=limits.max_requests, max_wait_s=limits.max_wait_s)
+    metrics = Metrics(service, gate)
     # The documentation pages of the framework load scripts from elsewhere; only the plain schema is served.
-    app = FastAPI(title="deepground", version=deepground.__version__, docs_url=None, redoc_url=None)
-    app.add_middleware(AccessControl, api_key=api_key)
+    app = Server(title="deepground", version=deepground.__version__, docs_url=None, redoc_url=None)
+    app.gate = gate
+    app.add_middleware(
+        AccessControl, keys=keys, on_response=lambda route, status: metrics.responses.labels(route, status).inc()
+    )
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
     install_error_handlers(app)
     install_openapi(app)
-    chat = ChatRoute(service, model, limits or ServerLimits())
+    exchange = Exchange(gate=gate, metrics=metrics, keep_alive_s=limits.keep_alive_s, keys=keys, audit=audit)
+    context = ServerContext(service=service, model=model, exchange=exchange, max_body_bytes=limits.max_body_bytes)
+    install_chat(app, context)
+    install_completions(app, context)
+    install_anthropic(app, context)
+    install_responses(app, context)
+    install_tokens(app, context)
+    _install_small_routes(app, context, metrics)
+    install_agent(app, agent, gate=gate, max_body_bytes=limits.max_body_bytes, keep_alive_s=limits.keep_alive_s)
+    install_page(app)
+    return app
+
+
+def _install_small_routes(app: FastAPI, context: ServerContext, metrics: Metrics) -> None:
+    model = context.model
 
     @app.get("/health")
     def health() -> Response:
         """Whether requests can be answered; the only path that never needs a key."""
-        if service.is_healthy:
-            return JSONResponse({"status": "ok"})
-        return JSONResponse({"status": "failed"}, 503)
+        if not context.service.is_healthy:
+            return JSONResponse({"status": "failed"}, 503)
+        if context.exchange.gate.is_closed:
+            return JSONResponse({"status": "stopping"}, 503)
+        return JSONResponse({"status": "ok"})
+
+    @app.get(METRICS_PATH)
+    async def figures() -> Response:
+        """Figures for Prometheus."""
+        return Response(metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     @app.get("/models", include_in_schema=False)
     @app.get("/v1/models")
-    def models() -> Response:
+    async def models() -> Response:
         """The ids that a request may name."""
-        return JSONResponse(models_json(model_ids(model), model.created))
+        return JSONResponse(models_json(model))
 
-    @app.post("/chat/completions", include_in_schema=False)
-    @app.post("/v1/chat/completions", openapi_extra=describe_body(ChatCompletionRequest))
-    async def chat_completions(request: Request) -> Response:
-        """Continue a conversation, whole or as a stream."""
-        return await chat.answer(request)
+    @app.get("/models/{name}", include_in_schema=False)
+    @app.get("/v1/models/{name}")
+    async def one_model(name: str) -> Response:
+        """One of these ids."""
+        check_model(name, model, status=404)
+        return JSONResponse(model_json(name, model))
 
-    @app.get("/", include_in_schema=False)
-    def page(request: Request) -> HTMLResponse:
-        return render_page(model, base_url=str(request.base_url))
-
-    return app
-
-
-class ChatRoute:
-    """Answers chat requests and counts those under way."""
-
-    def __init__(self, service: ChatService, model: ServedModel, limits: ServerLimits) -> None:
-        self._service = service
-        self._model = model
-        self._limits = limits
-        self._under_way = 0
-
-    async def answer(self, request: Request) -> Response:
-        """Validate, start, and reply."""
-        body = await read_body(request, ChatCompletionRequest, max_bytes=self._limits.max_body_bytes)
-        task = to_task(body, self._model)
-        if self._under_way >= self._limits.max_requests:
-            raise HTTPException(503, "The server is busy; try again in a moment", headers={"retry-after": "1"})
-        envelope = Envelope(
-            model=body.model,
-            fingerprint=self._model.fingerprint,
-            thinking=task.thinking,
-            logprobs=bool(body.logprobs),
-        )
-        self._under_way += 1
-        try:
-            events = await asyncio.to_thread(
-                self._service.start_chat,
-                task.messages,
-                task.params,
-                tools=task.tools,
-                thinking=task.thinking,
-                cache_salt=task.cache_salt,
-            )
-        except BaseException:
-            self._under_way -= 1
-            raise
-        log = RequestLog(envelope, body)
-        watched = log.watch(events)
-        if body.stream:
-            return self._stream(watched, envelope, body, log)
-        try:
-            reply = await unless_disconnected(request.receive, _collect(watched, ReplyCollector(envelope)))
-        finally:
-            self._end(log)
-        return Response(status_code=_CLIENT_LEFT) if reply is None else JSONResponse(reply)
-
-    def _stream(self, events: Events, envelope: Envelope, body: ChatCompletionRequest, log: RequestLog) -> EventStream:
-        usage_asked = body.stream_options is not None and bool(body.stream_options.include_usage)
-        frames = _frames(events, ChunkWriter(envelope, include_usage=usage_asked))
-        return EventStream(frames, keep_alive_s=self._limits.keep_alive_s, on_end=lambda: self._end(log))
-
-    def _end(self, log: RequestLog) -> None:
-        self._under_way -= 1
-        log.write()
-
-
-class RequestLog:
-    """One line in the log for each chat request; never what was said."""
-
-    def __init__(self, envelope: Envelope, body: ChatCompletionRequest) -> None:
-        self._id = envelope.id
-        self._user = body.user_id or body.user or "-"
-        self._kind = "stream" if body.stream else "whole"
-        self._start = time.monotonic()
-        self._usage = Usage(0, 0)
-        self._finish = "aborted"
-
-    async def watch(self, events: Events) -> Events:
-        """Pass events on, remembering how the reply ended."""
-        try:
-            async with aclosing(events):
-                async for event in events:
-                    self._finish = event.finish_reason or self._finish
-                    self._usage = event.usage or self._usage
-                    yield event
-        except RequestAbortedError:
-            raise
-        except Exception:
-            self._finish = "error"
-            raise
-
-    def write(self) -> None:
-        """Write the line."""
-        logger.info(
-            "%s %s user=%r prompt_tokens=%d completion_tokens=%d finish=%s seconds=%.2f",
-            self._id,
-            self._kind,
-            self._user,
-            self._usage.prompt_tokens,
-            self._usage.completion_tokens,
-            self._finish,
-            time.monotonic() - self._start,
-        )
-
-
-async def _collect(events: Events, collector: ReplyCollector) -> dict[str, Any]:
-    async with aclosing(events):
-        async for event in events:
-            collector.add(event)
-    return collector.whole()
-
-
-async def _frames(events: Events, writer: ChunkWriter) -> AsyncGenerator[bytes, None]:
-    """Chunks as frames; an error becomes the last frame, because the status line is long gone."""
-    try:
-        async with aclosing(events):
-            async for event in events:
-                for chunk in writer.chunks(event):
-                    yield sse(chunk)
-    except Exception as error:
-        yield sse(problem_of(error).body())
-        return
-    yield DONE
+    @app.get("/user/balance")
+    async def balance(request: Request) -> Response:
+        """Whether the caller may go on: a local model costs no money, but a key may have a budget of tokens."""
+        return JSONResponse(balance_json(caller_of(request)))

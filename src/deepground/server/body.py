@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from deepground.errors import RequestError
-from deepground.server.schema import Wire
+from deepground.server.wire import Wire
 
 READ_SECONDS = 60.0
 """Longest that a client may take to send its body."""
+
+MAX_DEPTH = 64
+"""Objects and lists within each other."""
 
 WireT = TypeVar("WireT", bound=Wire)
 
@@ -36,7 +39,23 @@ async def read_body(request: Request, model: type[WireT], *, max_bytes: int) -> 
         parsed = from_json(raw, allow_inf_nan=False)
     except ValueError as error:
         raise RequestError(f"The body is not valid JSON: {error}") from None
+    if _is_too_deep(parsed):
+        raise RequestError(f"The body has more than {MAX_DEPTH} objects or lists within each other")
     return model.model_validate(parsed)
+
+
+def _is_too_deep(parsed: Any) -> bool:
+    level = [parsed]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 async def _read_bytes(request: Request, max_bytes: int) -> bytes:

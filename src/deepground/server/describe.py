@@ -8,7 +8,7 @@ from pathlib import Path
 import deepground
 from deepground.engine import Engine
 from deepground.errors import RequestError
-from deepground.messages import Message
+from deepground.messages import Message, Tool
 from deepground.model import ChatFormat, load_sampling_defaults
 from deepground.server.service import ServedModel
 
@@ -32,6 +32,7 @@ def describe_model(engine: Engine, folder: Path, *, name: str | None = None) -> 
         context_length=engine.context_length,
         can_think=engine.chat_format.supports_thinking,
         can_answer_directly=_can_answer_directly(engine.chat_format),
+        thinks_with_tools=_thinks_with_tools(engine.chat_format),
         fingerprint=_fingerprint(engine, folder),
         created=int((folder / "config.json").stat().st_mtime),
         default_params=load_sampling_defaults(folder),
@@ -41,6 +42,15 @@ def describe_model(engine: Engine, folder: Path, *, name: str | None = None) -> 
 def _can_answer_directly(chat_format: ChatFormat) -> bool:
     """Some formats open the thinking whatever they are asked for."""
     return not chat_format.render([Message.user("?")], thinking=False).in_reasoning
+
+
+def _thinks_with_tools(chat_format: ChatFormat) -> bool:
+    """Some formats switch the thinking off when tools are offered."""
+    if not chat_format.supports_thinking:
+        return False
+    question = [Message.user("?")]
+    with_tools = chat_format.render(question, tools=[Tool("f")], thinking=True)
+    return with_tools.in_reasoning == chat_format.render(question, thinking=True).in_reasoning
 
 
 def _fingerprint(engine: Engine, folder: Path) -> str:

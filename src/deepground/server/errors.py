@@ -1,4 +1,7 @@
-"""Errors on the wire, in DeepSeek's shape: `{"error": {"message", "type", "param", "code"}}`."""
+"""Errors on the wire, in DeepSeek's shape: `{"error": {"message", "type", "param", "code"}}`.
+
+Under the paths of Anthropic's API they have that API's shape: `{"type": "error", "error": {"type", "message"}}`.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,27 @@ from deepground.errors import (
     RequestAbortedError,
     RequestError,
 )
-from deepground.server.schema import NOT_SUPPORTED
+from deepground.server.wire import NOT_SUPPORTED
 
 logger = logging.getLogger("deepground.server")
 
 _TYPES = {
     401: "authentication_error",
+    402: "insufficient_balance_error",
     403: "permission_error",
     429: "rate_limit_error",
     500: "server_error",
     503: "service_unavailable_error",
+}
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
 }
 _ROLES = frozenset({"system", "user", "assistant", "tool"})
 _SHOWN = 3
@@ -48,9 +62,20 @@ class Problem(NamedTuple):
         kind = _TYPES.get(self.status, "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
-    def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
-        """The HTTP response."""
-        return JSONResponse(self.body(), self.status, headers=dict(headers or {}))
+    def anthropic_body(self) -> dict[str, Any]:
+        """The JSON body in Anthropic's shape."""
+        kind = _ANTHROPIC_TYPES.get(self.status, "invalid_request_error")
+        return {"type": "error", "error": {"type": kind, "message": self.message}}
+
+    def response(self, path: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        """The HTTP response, in the shape of the API that `path` belongs to."""
+        body = self.anthropic_body() if is_anthropic(path) else self.body()
+        return JSONResponse(body, self.status, headers=dict(headers or {}))
+
+
+def is_anthropic(path: str) -> bool:
+    """Whether a path belongs to Anthropic's API."""
+    return path.startswith(("/anthropic/", "/v1/messages"))
 
 
 def problem_of(error: Exception) -> Problem:
@@ -78,11 +103,16 @@ def problem_of(error: Exception) -> Problem:
 
 def _http_code(status: int) -> str:
     names = {
+        401: "invalid_api_key",
+        402: "insufficient_balance",
+        403: "not_allowed",
         404: "not_found",
         405: "method_not_allowed",
         408: "request_timeout",
+        409: "conflict",
         413: "request_too_large",
         415: "unsupported_media_type",
+        429: "rate_limit_exceeded",
         503: "overloaded",
     }
     return names.get(status, "invalid_request_error")
@@ -98,11 +128,12 @@ def _validation_problem(errors: Sequence[ErrorDetails]) -> Problem:
 
 def _path(error: ErrorDetails) -> str:
     """`messages[2].content`: the location as a client would write it."""
-    steps = list(error["loc"])
+    # Pydantic names members of unions in between, by the tags that the schema gives them.
+    steps = [step for step in error["loc"] if not (isinstance(step, str) and step.startswith("<"))]
     if len(steps) > 2 and steps[0] == "messages" and steps[2] in _ROLES:
-        del steps[2]  # pydantic's name of the union's member, not a field
+        del steps[2]
     if error["type"].startswith("union_tag"):
-        steps.append("role")
+        steps.append(_discriminator(error))
     if field := error.get("ctx", {}).get("field"):
         steps.append(field)
     path = ""
@@ -111,16 +142,24 @@ def _path(error: ErrorDetails) -> str:
     return path
 
 
+def _discriminator(error: ErrorDetails) -> str:
+    return "role" if "'role'" in str(error.get("ctx", {}).get("discriminator", "")) else "type"
+
+
+def _tags(error: ErrorDetails) -> str:
+    return str(error.get("ctx", {}).get("expected_tags", "")).translate(str.maketrans("", "", "<>'"))
+
+
 def _sentence(path: str, error: ErrorDetails) -> str:
     match error["type"]:
         case "extra_forbidden":
             return f"{path} is not a known field"
         case "missing":
             return f"{path} is required"
-        case "union_tag_not_found":
-            return f"{path} is required: system, user, assistant or tool"
+        case "union_tag_not_found" if "expected_tags" not in error.get("ctx", {}):
+            return f"{path} is required"
         case "union_tag_invalid":
-            return f"{path} must be one of system, user, assistant, tool"
+            return f"{path} must be one of {_tags(error)}"
         case "model_type" | "model_attributes_type" if not path:
             return "The body must be a JSON object"
         case "model_type" | "model_attributes_type" | "dict_type":
@@ -137,11 +176,11 @@ def install_error_handlers(app: FastAPI) -> None:
 
     def handle(request: Request, error: Exception) -> JSONResponse:
         problem = problem_of(error)
-        if problem.status == 404:
+        if problem.message == "Not Found":
             problem = problem._replace(message=f"There is no {request.url.path!r} here")
-        if problem.status == 405:
+        if problem.message == "Method Not Allowed":
             problem = problem._replace(message=f"{request.method} is not possible on {request.url.path!r}")
-        return problem.response(error.headers if isinstance(error, HTTPException) else None)
+        return problem.response(request.url.path, error.headers if isinstance(error, HTTPException) else None)
 
     for kind in (HTTPException, ValidationError, DeepgroundError):
         app.add_exception_handler(kind, handle)

@@ -7,10 +7,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from deepground.server.schema import ChatCompletionRequest, Wire
+from deepground.server.wire import Wire
 
 _REF = "#/components/schemas/{model}"
-_DOCUMENTED: tuple[type[Wire], ...] = (ChatCompletionRequest,)
 _ERROR_SCHEMA = {
     "type": "object",
     "required": ["error"],
@@ -28,10 +27,14 @@ _ERROR_SCHEMA = {
     },
 }
 
+_documented: dict[str, type[Wire]] = {}
+"""Bodies of the routes that were described so far, by their names in the document."""
+
 
 def describe_body(model: type[Wire]) -> dict[str, Any]:
     """`openapi_extra` of a route that reads `model` from its body."""
     schema = {"$ref": _REF.format(model=model.__name__)}
+    _documented[model.__name__] = model
     error = {"content": {"application/json": {"schema": {"$ref": _REF.format(model="Error")}}}}
     return {
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
@@ -46,10 +49,10 @@ def install_openapi(app: FastAPI) -> None:
         if app.openapi_schema is None:
             described = get_openapi(title=app.title, version=app.version, routes=app.routes)
             schemas = described.setdefault("components", {}).setdefault("schemas", {})
-            for model in _DOCUMENTED:
+            for name, model in _documented.items():
                 schema = model.model_json_schema(ref_template=_REF)
                 schemas.update(schema.pop("$defs", {}))
-                schemas[model.__name__] = schema
+                schemas[name] = schema
             schemas["Error"] = _ERROR_SCHEMA
             app.openapi_schema = described
         return app.openapi_schema

@@ -1,0 +1,1 @@
+"""Chat completions, as DeepSeek's and OpenAI's APIs have them."""

@@ -1,17 +1,20 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import tiny_models
-from deepground.engine import LLM
+from deepground.engine import LLM, PILOT_FOLDER
 from deepground.errors import TaskError, TrainingError
 from deepground.model import load_model
+from deepground.tasks import evaluation_set
 from deepground.train import (
     EvaluationConfig,
     TaskResult,
     evaluate,
     export_checkpoint,
+    greedy_answers,
     markdown_table,
     mean_accuracy,
     save_results,
@@ -90,6 +93,20 @@ def test_a_model_is_asked_in_both_modes(tmp_path: Path) -> None:
         assert r.interval[0] <= r.accuracy <= r.interval[1]
         assert len(r.mistakes) == min(3, r.total - r.correct)
     assert evaluate(llm, config) == results
+
+
+def test_the_level_above_is_asked(tmp_path: Path) -> None:
+    llm = LLM(tiny_models.tiny_model_folder(tmp_path / "tiny"), dtype="float32")
+    config = EvaluationConfig(tasks=("repeat",), problems_per_task=3, thinking=(False,), max_tokens=8)
+    (easy,), (hard,) = (evaluate(llm, replace(config, stretch=stretch)) for stretch in (False, True))
+    assert max(len(m.question) for m in hard.mistakes) > max(len(m.question) for m in easy.mistakes)
+
+
+def test_functions_are_offered_with_the_question() -> None:
+    llm, problems = LLM(PILOT_FOLDER), evaluation_set("function_call", 3)
+    answers = greedy_answers(llm, problems, thinking=False, max_tokens=4)
+    for problem, answer in zip(problems, answers, strict=True):
+        assert answer.usage.prompt_tokens > 40 + len(llm.engine.tokenizer.encode(problem.question))
 
 
 def test_a_run_is_exported_as_a_model_folder(tmp_path: Path) -> None:

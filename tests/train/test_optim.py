@@ -28,6 +28,21 @@ def test_singular_vectors_stay() -> None:
     assert cosine.min() > 0.98
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-3, 1e-1])
+def test_bfloat16_stays_bounded_where_one_direction_is_nearly_everything(noise: float) -> None:
+    generator = torch.Generator().manual_seed(4)
+    columns, rows = torch.randn(4, 64, 1, generator=generator), torch.randn(4, 1, 96, generator=generator)
+    matrices = columns @ rows + noise * torch.randn(4, 64, 96, generator=generator)
+    assert torch.linalg.svdvals(orthogonalize(matrices, bfloat16=True)).max() < 1.2
+
+
+def test_bfloat16_gives_float32s_direction() -> None:
+    matrices = torch.randn(4, 96, 64, generator=torch.Generator().manual_seed(5))
+    rough, exact = orthogonalize(matrices, bfloat16=True), orthogonalize(matrices)
+    assert rough.dtype == torch.float32
+    assert torch.cosine_similarity(rough.flatten(1), exact.flatten(1)).min() > 0.98
+
+
 def test_a_zero_gradient_gives_a_zero_update() -> None:
     assert orthogonalize(torch.zeros(2, 4, 6)).abs().max() == 0
 

@@ -7,6 +7,7 @@ from deepground.train.evaluate import (
     EvaluationConfig,
     TaskResult,
     evaluate,
+    greedy_answers,
     markdown_table,
     mean_accuracy,
     save_results,
@@ -19,7 +20,7 @@ from deepground.train.mtp import add_mtp_layer, load_main_model
 from deepground.train.optim import OptimizerConfig, Schedule
 from deepground.train.pretrain import PretrainConfig, PretrainResult, Trainer, pretrain
 from deepground.train.reporting import Reporter, RunReporter
-from deepground.train.tokenizer import save_tokenizer, train_tokenizer
+from deepground.train.tokenizer import extend_tokenizer, save_tokenizer, train_tokenizer
 
 __all__ = [
     "DraftAcceptance",
@@ -39,6 +40,8 @@ __all__ = [
     "encode_conversation",
     "evaluate",
     "export_checkpoint",
+    "extend_tokenizer",
+    "greedy_answers",
     "greedy_replies",
     "initialize",
     "list_checkpoints",

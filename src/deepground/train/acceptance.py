@@ -16,12 +16,12 @@ from torch import Tensor
 
 from deepground.engine import LLM
 from deepground.errors import TrainingError
-from deepground.messages import Message, SamplingParams
 from deepground.model import Decoder, RowBatch
 from deepground.model.attention.context import RowContext
 from deepground.model.mtp import MtpLayer
 from deepground.tasks import evaluation_set
 from deepground.train.data import Sample
+from deepground.train.evaluate import greedy_answers
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,10 @@ def greedy_replies(
     if chat_format is None:
         raise TrainingError("the model has no chat format, so it cannot be asked; name one when loading it")
     replies: dict[str, list[Sample]] = {}
-    params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
     for task in tasks:
-        questions = [[Message.user(problem.question)] for problem in evaluation_set(task, problems_per_task, seed=seed)]
-        outputs = llm.chat(questions, params, thinking=thinking)
-        rendered = [chat_format.render(turns, thinking=thinking) for turns in questions]
+        problems = evaluation_set(task, problems_per_task, seed=seed)
+        outputs = greedy_answers(llm, problems, thinking=thinking, max_tokens=max_tokens)
+        rendered = [chat_format.render(p.conversation, tools=p.tools, thinking=thinking) for p in problems]
         prompts = [llm.engine.tokenizer.encode_prompt(prompt) for prompt in rendered]
         replies[task] = [
             Sample([*prompt, *output.token_ids], len(prompt)) for prompt, output in zip(prompts, outputs, strict=True)

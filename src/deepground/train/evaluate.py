@@ -9,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deepground.engine import LLM, CompletionOutput
 from deepground.errors import TrainingError
-from deepground.messages import Message, SamplingParams
+from deepground.messages import SamplingParams
 from deepground.tasks import TASKS, Problem, evaluation_set, find_task
+from deepground.tasks.problem import reply_text
 
 EXAMPLES_KEPT = 3
 
@@ -35,6 +36,8 @@ class EvaluationConfig:
     """Of one reply, thinking included; a longer one is cut off and counts as it stands."""
     seed: int = 0
     """Of the problems."""
+    stretch: bool = False
+    """Problems one level above those that training shows."""
 
     def __post_init__(self) -> None:
         if self.problems_per_task < 1:
@@ -97,7 +100,8 @@ def evaluate(
     config = config or EvaluationConfig()
     results = []
     for name in config.tasks:
-        problems = evaluation_set(name, config.problems_per_task, seed=config.seed)
+        level = find_task(name).stretch_level if config.stretch else None
+        problems = evaluation_set(name, config.problems_per_task, level=level, seed=config.seed)
         for thinking in config.thinking:
             result = _ask(llm, problems, thinking, config.max_tokens)
             results.append(result)
@@ -155,10 +159,12 @@ def save_results(results: Sequence[TaskResult], config: EvaluationConfig, path: 
 
 
 def _ask(llm: LLM, problems: Sequence[Problem], thinking: bool, max_tokens: int) -> TaskResult:
-    conversations = [[Message.user(problem.question)] for problem in problems]
-    outputs = llm.chat(conversations, SamplingParams(temperature=0.0, max_tokens=max_tokens), thinking=thinking)
+    outputs = greedy_answers(llm, problems, thinking=thinking, max_tokens=max_tokens)
     task = find_task(problems[0].task)
-    right = [task.grade(problem, output.text) == 1.0 for problem, output in zip(problems, outputs, strict=True)]
+    right = [
+        task.grade(problem, reply_text(output.text, output.tool_calls)) == 1.0
+        for problem, output in zip(problems, outputs, strict=True)
+    ]
     mistakes = [
         _example(problem, output) for problem, output, ok in zip(problems, outputs, right, strict=True) if not ok
     ]
@@ -176,8 +182,25 @@ def _ask(llm: LLM, problems: Sequence[Problem], thinking: bool, max_tokens: int)
     )
 
 
+def greedy_answers(
+    llm: LLM, problems: Sequence[Problem], *, thinking: bool, max_tokens: int = 512
+) -> list[CompletionOutput]:
+    """One reply to each problem; those that offer the same functions are asked together."""
+    params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+    together: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for place, problem in enumerate(problems):
+        together[tuple(repr(tool) for tool in problem.tools)].append(place)
+    replies: dict[int, CompletionOutput] = {}
+    for places in together.values():
+        conversations = [problems[place].conversation for place in places]
+        outputs = llm.chat(conversations, params, tools=problems[places[0]].tools, thinking=thinking)
+        replies |= zip(places, outputs, strict=True)
+    return [replies[place] for place in range(len(problems))]
+
+
 def _example(problem: Problem, output: CompletionOutput) -> Example:
-    return Example(problem.question, problem.answer, output.text, output.reasoning)
+    reply = reply_text(output.text, output.tool_calls)
+    return Example(problem.question, problem.answer, reply, output.reasoning)
 
 
 def _cell(result: TaskResult | None) -> str:

@@ -30,6 +30,8 @@ def mixture_samples(
     def make_sample(index: int) -> Sample:
         progress = 1.0 if index >= easy_samples else index / easy_samples
         conversation = training_conversation(sample_seed(seed, index), progress=progress)
-        return encode_conversation(conversation.messages, tokenizer, chat_format, thinking=conversation.thinking)
+        return encode_conversation(
+            conversation.messages, tokenizer, chat_format, thinking=conversation.thinking, tools=conversation.tools
+        )
 
     return make_sample

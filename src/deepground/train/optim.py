@@ -30,11 +30,19 @@ POLAR_EXPRESS = (
 )
 
 
-def orthogonalize(matrices_KMN: Tensor) -> Tensor:
+BFLOAT16_SAFETY = 1.02
+"""Every polynomial but the last is applied to singular values divided by this: bfloat16's rounding would otherwise push
+the largest one past the point from which they diverge."""
+
+
+def orthogonalize(matrices_KMN: Tensor, *, bfloat16: bool = False) -> Tensor:
     """Matrices with the same singular vectors, and singular values of about 1.
 
     Args:
         matrices_KMN: float32 (K, M, N).
+        bfloat16: compute the products in bfloat16, at half the cost where the hardware has it. Of the momentum of
+            trained matrices, the result's cosine to float32's is above 0.99; what lies far below the largest
+            singular value, 1e-3 and less, becomes noise.
 
     Returns:
         float32 (K, M, N); singular values that were at least 1e-3 of the matrix's Frobenius norm are now from
@@ -44,11 +52,30 @@ def orthogonalize(matrices_KMN: Tensor) -> Tensor:
     x_KMN = matrices_KMN.mT if tall else matrices_KMN
     norm_K11 = x_KMN.norm(dim=(-2, -1), keepdim=True)
     x_KMN = x_KMN / (norm_K11 * 1.01 + 1e-7)
-    for a, b, c in POLAR_EXPRESS:
-        gram_KMM = torch.bmm(x_KMN, x_KMN.mT)
-        poly_KMM = torch.baddbmm(gram_KMM, gram_KMM, gram_KMM, beta=b, alpha=c)
-        x_KMN = torch.baddbmm(x_KMN, poly_KMM, x_KMN, beta=a)
+    x_KMN = _polar_bfloat16(x_KMN.bfloat16()) if bfloat16 else _polar(x_KMN)
     return x_KMN.mT if tall else x_KMN
+
+
+def _polar(x_KMN: Tensor) -> Tensor:
+    for a, b, c in POLAR_EXPRESS:
+        # a x + (b g + c g g) x as (a I + g (b I + c g)) x: on the diagonal, a and b cost no pass over a stack.
+        gram_KMM = torch.bmm(x_KMN, x_KMN.mT)
+        inner_KMM = gram_KMM * c
+        inner_KMM.diagonal(dim1=-2, dim2=-1).add_(b)
+        poly_KMM = torch.bmm(gram_KMM, inner_KMM)
+        poly_KMM.diagonal(dim1=-2, dim2=-1).add_(a)
+        x_KMN = torch.bmm(poly_KMM, x_KMN)
+    return x_KMN
+
+
+def _polar_bfloat16(x_KMN: Tensor) -> Tensor:
+    """The same in an order that rounds less: a stands far from the rest of the diagonal."""
+    for step, (a, b, c) in enumerate(POLAR_EXPRESS):
+        safety = 1.0 if step == len(POLAR_EXPRESS) - 1 else BFLOAT16_SAFETY
+        gram_KMM = torch.bmm(x_KMN, x_KMN.mT)
+        poly_KMM = torch.baddbmm(gram_KMM, gram_KMM, gram_KMM, beta=b / safety**3, alpha=c / safety**5)
+        x_KMN = torch.baddbmm(x_KMN, poly_KMM, x_KMN, beta=a / safety)
+    return x_KMN.float()
 
 
 class Muon(torch.optim.Optimizer):
@@ -61,12 +88,20 @@ class Muon(torch.optim.Optimizer):
         lr: step size, in AdamW's terms.
         momentum: decay of the gradient average; Nesterov's form is used.
         weight_decay: share of the weight removed per step, times lr.
+        bfloat16: see `orthogonalize`.
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.1
+        self,
+        params: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.1,
+        bfloat16: bool = False,
     ) -> None:
         super().__init__(list(params), {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._bfloat16 = bfloat16
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -89,7 +124,7 @@ class Muon(torch.optim.Optimizer):
             state["momentum"].lerp_(param.grad, 1 - group["momentum"])
             direction = param.grad.lerp(state["momentum"], group["momentum"])
             directions.append(direction.reshape(-1, *param.shape[-2:]))
-        update_KMN = orthogonalize(torch.cat(directions))
+        update_KMN = orthogonalize(torch.cat(directions), bfloat16=self._bfloat16)
         scale = 0.2 * max(update_KMN.shape[-2:]) ** 0.5
         pieces = torch.split(update_KMN, [d.shape[0] for d in directions])
         for param, piece in zip(params, pieces, strict=True):
@@ -113,6 +148,8 @@ class OptimizerConfig:
     """Of the matrices; nothing else decays. It bounds what a block adds to the residual stream."""
     muon: bool = True
     """Train the matrices inside the blocks with Muon; otherwise with AdamW, like the rest."""
+    muon_bfloat16: bool = False
+    """Orthogonalise in bfloat16; see `orthogonalize`."""
     gradient_clip: float = 1.0
     """Largest norm of the whole gradient."""
 
@@ -134,7 +171,9 @@ def build_optimizers(decoder: nn.Module, config: OptimizerConfig) -> list[torch.
     ]
     optimizers: list[torch.optim.Optimizer] = []
     if config.muon:
-        optimizers.append(Muon(matrices, lr=config.matrix_lr, weight_decay=config.weight_decay))
+        optimizers.append(
+            Muon(matrices, lr=config.matrix_lr, weight_decay=config.weight_decay, bfloat16=config.muon_bfloat16)
+        )
     else:
         adamw_groups.append({"params": matrices, "lr": config.matrix_lr, "weight_decay": config.weight_decay})
     adamw_groups = [group for group in adamw_groups if group["params"]]

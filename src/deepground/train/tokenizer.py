@@ -12,9 +12,11 @@ before a digit, so that a number looks the same wherever it stands.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
@@ -85,6 +87,53 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, min_count: int = 2
     specials = (*LEADING_SPECIALS, *TRAILING_SPECIALS)
     tokenizer.add_tokens([AddedToken(text, special=text in _HIDDEN, normalized=False) for text in specials])
     return tokenizer
+
+
+def extend_tokenizer(
+    definition: Mapping[str, Any],
+    texts: Iterable[str],
+    vocab_size: int,
+    *,
+    phrases: Sequence[str] = (),
+    min_count: Callable[[str], int],
+) -> dict[str, Any]:
+    """A tokenizer with more tokens; every id that the old one has keeps its meaning.
+
+    Args:
+        definition: the content of a tokenizer.json that `train_tokenizer` made.
+        texts: what words are counted in.
+        vocab_size: most ids, all kinds together.
+        phrases: texts that become one token each, wherever they stand.
+        min_count: times that a word (or a Chinese character) must occur to become a token.
+
+    Returns:
+        The content of the new tokenizer.json.
+
+    Raises:
+        TrainingError: the phrases do not fit.
+    """
+    content: dict[str, Any] = json.loads(json.dumps(definition))
+    vocab: dict[str, int] = content["model"]["vocab"]
+    # Added tokens stand above the words: with an id in the vocabulary too, new words follow them without a gap.
+    vocab |= {token["content"]: token["id"] for token in content["added_tokens"]}
+    if vocab_size < len(vocab) + len(phrases):
+        raise TrainingError(f"vocab_size is {vocab_size}; {len(vocab)} tokens and {len(phrases)} phrases do not fit")
+    longest_first = sorted(dict.fromkeys(phrases), key=lambda phrase: (-len(phrase), phrase))
+    pattern = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]
+    pattern["Regex"] = "|".join([*map(_literal, longest_first), pattern["Regex"]])
+    splitter = Tokenizer.from_str(json.dumps(content)).pre_tokenizer
+    counts = Counter(piece for text in texts for piece, _ in splitter.pre_tokenize_str(text))
+    pieces = ["".join(piece for piece, _ in splitter.pre_tokenize_str(phrase)) for phrase in longest_first]
+    frequent = [piece for piece, count in counts.items() if len(piece) > 1 and count >= min_count(piece)]
+    frequent.sort(key=lambda piece: (-counts[piece], piece))
+    for piece in (*pieces, *frequent):
+        if piece not in vocab and len(vocab) < vocab_size:
+            vocab[piece] = len(vocab)
+    return content
+
+
+def _literal(text: str) -> str:
+    return re.sub(r"([\\.^$|?*+()\[\]{}])", r"\\\1", text)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, max_positions: int) -> None:

@@ -1,0 +1,1 @@
+"""An agent that carries out multi-step tasks with tools, over any OpenAI-compatible endpoint."""

@@ -1,0 +1,1 @@
+"""Trips: a database of places and timetables, a planner that obeys constraints, and a checker that verifies them."""

@@ -64,8 +64,8 @@ def test_command_line_surface() -> None:
     from deepground.cli import app
 
     names = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
-    assert names == {"serve", "chat", "inspect", "convert", "eval", "doctor", "bench"}
-    assert {g.name for g in app.registered_groups} == {"train"}
+    assert names == {"serve", "chat", "inspect", "convert", "distill", "eval", "doctor", "bench"}
+    assert {g.name for g in app.registered_groups} == {"agent", "keys", "train"}
 
 
 def test_cli_reference_is_current(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from typing import Literal
 import torch
 
 import deepground
+from deepground.errors import SandboxUnavailableError
 from deepground.kernels import Machine, read_machine
+from deepground.sandbox import find_sandbox
 
 GIB = 2**30
 
@@ -105,19 +107,15 @@ def _check_compiler() -> Check:
 
 
 def _check_sandbox() -> Check:
-    bwrap = shutil.which("bwrap")
-    cure = "Needed only to run code that a model wrote. On Debian or Ubuntu: sudo apt install bubblewrap"
-    if bwrap is None:
-        return Check("Sandbox", "note", "bubblewrap is not installed", cure)
-    trial = [bwrap, "--unshare-all", "--ro-bind", "/", "/", "true"]
     try:
-        done = subprocess.run(trial, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Check("Sandbox", "note", f"bubblewrap does not start: {error}", cure)
-    if done.returncode:
-        cure = "Allow unprivileged user namespaces: sudo sysctl kernel.unprivileged_userns_clone=1"
-        return Check("Sandbox", "note", f"bubblewrap cannot isolate: {done.stderr.strip()}", cure)
-    return Check("Sandbox", "ok", _first_line([bwrap, "--version"]))
+        sandbox = find_sandbox()
+    except SandboxUnavailableError as error:
+        return Check("Sandbox", "note", "programs cannot be isolated: code that a model wrote is not run", str(error))
+    detail = f"{_first_line([str(sandbox.bubblewrap), '--version'])}; system-call filter; own limits on each process"
+    if sandbox.groups is None:
+        cure = "Nothing to do: memory and processes of a program are counted from outside, every 50 ms."
+        return Check("Sandbox", "note", detail + "; no control groups", cure)
+    return Check("Sandbox", "ok", f"{detail}; control groups version {sandbox.groups.version}")
 
 
 def _check_extras() -> Iterator[Check]:

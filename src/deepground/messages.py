@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from deepground.errors import RequestError
 
+_SEED_STRIDE = 0x9E3779B97F4A7C15
+"""Apart enough that the seeds of neighbouring requests do not meet: 2**64 divided by the golden ratio."""
+
 Role = Literal["system", "user", "assistant", "tool"]
-FinishReason = Literal["stop", "length", "tool_calls", "abort", "error"]
+FinishReason = Literal["stop", "length", "tool_calls", "repetition", "abort", "error"]
+"""Why a reply ended. "repetition": the answer went round in circles, and `SamplingParams.loop_detection` ended it."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,20 @@ class Tool:
     description: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """JSON Schema of the arguments; empty means that there are none."""
+    strict: bool = False
+    """The arguments must fit `parameters` exactly: a schema that cannot be enforced in full is refused. Otherwise a
+    call is still always valid JSON and of a known tool, and fits as much of the schema as can be enforced."""
+
+
+@dataclass(frozen=True)
+class NamedTool:
+    """The choice of one tool: the reply is a call of it."""
+
+    name: str
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool
+"""none: the reply has no calls; auto: the model decides; required: at least one call, of any tool."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +196,59 @@ class TokenLogprob:
     """The most likely tokens, best first, as many as were asked for; each without its own `top`."""
 
 
+@dataclass(frozen=True)
+class JsonObject:
+    """The answer is one JSON object, of any content."""
+
+
+@dataclass(frozen=True)
+class JsonSchema:
+    """The answer is one JSON value that fits a schema.
+
+    Raises:
+        RequestError: the schema is neither an object nor a boolean.
+    """
+
+    schema: Mapping[str, Any] | bool = field(hash=False)
+    """JSON Schema; drafts 4 to 2020-12."""
+    strict: bool = True
+    """True: a keyword that cannot be enforced while the answer is written is refused. False: the answer is checked
+    against the whole schema at its end, and written anew, up to a limit, if it does not fit."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schema, Mapping | bool):
+            raise RequestError("a JSON Schema is an object or a boolean", field="output")
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The answer as a whole matches a regular expression, without look-around or back-references."""
+
+    regex: str
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The answer is exactly one of some texts.
+
+    Raises:
+        RequestError: there is no text, or one is empty.
+    """
+
+    texts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.texts or not all(self.texts):
+            raise RequestError("a choice needs at least one text, and none may be empty", field="output")
+
+
+OutputFormat = JsonObject | JsonSchema | Pattern | Choices
+"""What the answer must look like. It binds the answer alone: the thinking before it is free."""
+
+LoopDetection = Literal["off", "thinking", "all"]
+"""Where endless repetition is looked for. In the thinking it ends the thinking; in the answer it ends the reply."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
     """How the next token is chosen and when to stop.
@@ -212,6 +283,16 @@ class SamplingParams:
     """Go on after the model's own end tokens; for benchmarks."""
     logprobs: int | None = None
     """None: none. k: log-probability of each token and of the k most likely ones. Range 0 to 20."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    """Added to the logits of these token ids before anything else. Range -100 to 100; -100 forbids a token."""
+    output: OutputFormat | None = None
+    """What the answer must look like, enforced token by token. An answer that is cut off by `max_tokens` ends with
+    "length" and is incomplete."""
+    thinking_budget: int | None = None
+    """Most tokens of thinking; then the thinking is closed as the chat format closes it, and the answer begins. None:
+    no limit but `max_tokens`. Needs a chat format with thinking; without one there is nothing to limit."""
+    loop_detection: LoopDetection = "thinking"
+    """Whether a reply that repeats itself without end is stopped, and where."""
 
     def __post_init__(self) -> None:
         self._check_range("temperature", self.temperature, 0, 2)
@@ -230,6 +311,26 @@ class SamplingParams:
             self._check_range("logprobs", self.logprobs, 0, 20)
         if any(not s for s in self.stop):
             raise RequestError("stop must not hold an empty string", field="stop")
+        if any(not math.isfinite(bias) or abs(bias) > 100 for bias in self.logit_bias.values()):
+            raise RequestError("logit_bias holds a bias outside -100 to 100", field="logit_bias")
+        if self.thinking_budget is not None and self.thinking_budget < 0:
+            raise RequestError(
+                f"thinking_budget is {self.thinking_budget}; it must be 0 or more", field="thinking_budget"
+            )
+        if self.loop_detection not in ("off", "thinking", "all"):
+            raise RequestError(
+                f"loop_detection is {self.loop_detection!r}; choose off, thinking or all", field="loop_detection"
+            )
+
+    def for_choice(self, index: int) -> SamplingParams:
+        """These parameters for answer number `index` of several to the same prompt: the same but for the seed.
+
+        The first answer is the one that would be given alone.
+        """
+        if self.seed is None or index == 0:
+            return self
+        seed = (self.seed + index * _SEED_STRIDE + 2**63) % 2**64 - 2**63
+        return replace(self, seed=seed)
 
     @staticmethod
     def _check_range(name: str, value: float, low: float, high: float, *, low_open: bool = False) -> None:

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deepground.cli import app
-from deepground.errors import ListenError, ModelFolderError
+from deepground.errors import ListenError, ModelFolderError, SandboxError
 from deepground.server import bind
 from tiny_models import tiny_model_folder
 
@@ -99,3 +99,53 @@ def test_options_of_a_cache_that_is_switched_off_are_a_mistake() -> None:
 def test_an_empty_key_is_a_mistake() -> None:
     result = CliRunner().invoke(app, ["serve", "--api-key", " "])
     assert result.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--agent-workspace", "."], "needs --agent"),
+        (["--agent-url", "http://127.0.0.1:1/v1"], "needs --agent"),
+        (["--agent", "--unix-socket", "a.sock"], "--agent-url"),
+    ],
+)
+def test_options_of_the_agent_that_do_not_go_together(options: list[str], told: str) -> None:
+    result = CliRunner().invoke(app, ["serve", *options], env={"COLUMNS": "300", "TERM": "dumb"})
+    assert result.exit_code == 2
+    assert told in result.output
+
+
+def test_workspaces_of_the_agent_are_looked_at_before_the_model_is_loaded(folder: Path) -> None:
+    with pytest.raises(SandboxError, match="holds far more than one task's files"):
+        CliRunner().invoke(
+            app, ["serve", str(folder), "--port", "0", "--agent", "--agent-workspace", "/"], catch_exceptions=False
+        )
+
+
+def test_agents_ask_the_server_itself_with_the_key_of_who_started_them(folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "deepground", "serve", str(folder), "--port", "0", "--agent", "--threads", "1"]
+    command += ["--cache-gib", "0.05", "--no-prefix-disk", "--host", "0.0.0.0"]
+    state = {"XDG_STATE_HOME": str(tmp_path / "state"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment = {**os.environ, "DEEPGROUND_API_KEY": "sk-of-the-test", **state}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout
+        printed = ""
+        while "address" not in printed:
+            printed += (line := process.stdout.readline())
+            assert line
+        assert "agent    on; may work in no folder" in printed
+        port = re.search(r"http://0\.0\.0\.0:(\d+)", printed)
+        assert port
+        transport = httpx.HTTPTransport(retries=5)
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port[1]}", headers={"authorization": "Bearer sk-of-the-test"},
+            transport=transport, timeout=60,
+        ) as client:  # fmt: skip
+            run_id = client.post("/agent/runs", json={"task": "Plan a trip from Taipei to Tainan."}).json()["id"]
+            told = client.get(f"/agent/runs/{run_id}/events").text
+            # A model of random weights comes to nothing, and that is told; it was asked, and answered.
+            assert '"type":"model_reply"' in told
+            assert client.get(f"/agent/runs/{run_id}").json()["status"] in {"stuck", "incomplete", "budget"}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert (tmp_path / "state" / "deepground" / "agent" / "runs" / run_id / "trajectory.jsonl").exists()

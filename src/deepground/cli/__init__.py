@@ -11,12 +11,15 @@ from typing import Annotated
 import typer
 
 import deepground
+from deepground.cli.agent import agent
 from deepground.cli.bench import bench
 from deepground.cli.chat import chat
 from deepground.cli.convert import convert
+from deepground.cli.distill import distill
 from deepground.cli.doctor import doctor
 from deepground.cli.eval import evaluate
 from deepground.cli.inspect import inspect
+from deepground.cli.keys import keys
 from deepground.cli.serve import serve
 from deepground.cli.train import train
 from deepground.errors import DeepgroundError
@@ -33,9 +36,12 @@ app.command()(chat)
 app.command()(inspect)
 app.command()(convert)
 app.command()(bench)
+app.command()(distill)
 app.command(name="eval")(evaluate)
 app.command()(doctor)
+app.add_typer(agent, name="agent")
 app.add_typer(train, name="train")
+app.add_typer(keys, name="keys")
 
 
 def _show_version(asked: bool) -> None:

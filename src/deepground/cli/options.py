@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -76,6 +78,23 @@ PrefixGibOption = Annotated[
     ),
 ]
 
+ModelOption = Annotated[str, typer.Argument(help="Model folder, or pilot for the bundled one.")]
+RunOption = Annotated[Path, typer.Argument(help="Folder of the run; the result goes to model/ in it.")]
+LoraRankOption = Annotated[int | None, typer.Option(min=1, help="Train adapters of this rank; else all weights.")]
+LoraAlphaOption = Annotated[float, typer.Option(help="Scale of the adapters, times 1 / rank.")]
+MuonOption = Annotated[bool, typer.Option(help="Muon for the matrices, AdamW for the rest; else AdamW alone.")]
+CheckpointStepsOption = Annotated[int, typer.Option(min=1, help="Steps from one checkpoint to the next.")]
+MaxMinutesOption = Annotated[float | None, typer.Option(help="Stop after this time, with a checkpoint.")]
+WeightFormatOption = Annotated[
+    Literal["float32", "bfloat16", "fp8-ue8m0"], typer.Option(help="Of the exported matrices.")
+]
+DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
+ProblemsOption = Annotated[int, typer.Option(min=1, help="Problems of each task.")]
+FieldOption = Annotated[str | None, typer.Option(help="Column of a file; else the usual names.")]
+GraderOption = Annotated[str | None, typer.Option(help="Of a file's rows that name none: exact, number, math.")]
+MaxTokensOption = Annotated[int, typer.Option(min=1, help="Of one reply, thinking included.")]
+ConcurrencyOption = Annotated[int, typer.Option(min=1, help="Questions under way at one time.")]
+
 
 def prefix_disk_folder(*, cache: bool, disk: bool, folder: Path | None, gib: float | None) -> Path | None:
     """Where cached prefixes go on disk; None: nowhere.
@@ -94,3 +113,8 @@ def prefix_disk_folder(*, cache: bool, disk: bool, folder: Path | None, gib: flo
 def gib_to_bytes(gib: float | None) -> int | None:
     """The same in bytes."""
     return None if gib is None else int(gib * 2**30)
+
+
+def same_named(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a command's options that a dataclass has a field of the same name for."""
+    return {field.name: options[field.name] for field in fields(kind) if field.name in options}

@@ -7,7 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from deepground.cli.rl import rl
+from deepground.cli.sft import sft
+
 train = typer.Typer(help="Train models; every run goes on where it was if it is started again.", no_args_is_help=True)
+train.command()(sft)
+train.command()(rl)
 
 ModelFolder = Annotated[Path, typer.Argument(help="Folder with config.json and the tokenizer's files.")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of the run: checkpoints, metrics, curves.")]

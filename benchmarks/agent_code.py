@@ -56,7 +56,7 @@ class CodeTask:
 
 def draw_tasks(kind: Kind, n: int, seed: int, *, split: Split = "test") -> list[CodeTask]:
     """Different tasks of a split."""
-    stage = "edit" if kind == "repair" else "write"
+    stage = "fix" if kind == "repair" else "write"
     found: dict[str, CodeTask] = {}
     while len(found) < n:
         seed += 1

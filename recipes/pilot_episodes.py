@@ -136,7 +136,7 @@ def code(kind: str, seed: int) -> Episode:
     while True:
         seed += 1_000_000
         problem = TASKS["code_agent"].generate(seed, "test")
-        if problem.meta["kind"] == ("edit" if kind == "repair" else "write"):
+        if problem.meta["kind"] == ("fix" if kind == "repair" else "write"):
             break
     path = json.loads(problem.calls[0].arguments)["path"]
     tests = [line.removeprefix("assert ").partition(" == ") for line in problem.meta["tests"].split("\n")]

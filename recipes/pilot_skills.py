@@ -46,7 +46,7 @@ from deepground.train import (
 )
 
 RUN = REPOSITORY / "runs" / "pilot_skills"
-SEED = 11
+SEED = 13
 TOKENIZER_SAMPLES = 12_000
 MIN_COUNT = 12
 """Times that a word must occur to become a token."""
@@ -92,9 +92,9 @@ AGENT_PHRASES = (
 
 TRAINING = PretrainConfig(
     schedule=Schedule(total_steps=2000, warmup_steps=25, decay_share=0.6),
-    num_rows=15,
-    row_length=352,
-    micro_rows=15,
+    num_rows=11,
+    row_length=480,
+    micro_rows=11,
     optimizer=OptimizerConfig(
         matrix_lr=4e-3, embedding_lr=2e-2, head_lr=4e-3, vector_lr=2e-3, weight_decay=0.2, muon_bfloat16=True
     ),
@@ -105,12 +105,12 @@ TRAINING = PretrainConfig(
 MTP_TRAINING = replace(
     TRAINING,
     schedule=Schedule(total_steps=450, warmup_steps=10, decay_share=0.6),
-    num_rows=12,
-    micro_rows=12,
+    num_rows=9,
+    micro_rows=9,
     mtp_drafts=2,
 )
 """The second phase: the exported model is frozen, and the shipped drafting layer follows it."""
-MTP_SEED = 12
+MTP_SEED = 14
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 RunFolder = Annotated[Path, typer.Option(help="Folder of the run.")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -76,10 +77,10 @@ class CodeAgent(AgentTask):
         if super().grade(problem, reply) == 1.0 or not found or len(found) != 1:
             return super().grade(problem, reply)
         (name, given), wanted = found[0], json.loads(problem.calls[0].arguments)
-        kind = {"edit_file": "edit", "write_file": "write"}.get(name)
-        if kind != problem.meta["kind"] or given.get("path") != wanted["path"]:
+        kinds = {"edit_file": ("fix",), "write_file": ("write", "fix", "again")}.get(name, ())
+        if problem.meta["kind"] not in kinds or given.get("path") != wanted["path"]:
             return 0.0
-        source = given.get("content") if kind == "write" else apply_edit(problem.meta["content"], given)
+        source = given.get("content") if name == "write_file" else apply_edit(problem.meta["content"], given)
         return grade_source(source, problem.meta) if isinstance(source, str) else 0.0
 
     def step(self, rng: Random, split: Split, level: int, language: Language) -> Step:
@@ -101,9 +102,8 @@ class CodeAgent(AgentTask):
     def _writing(self, rng: Random, program: Program, path: str, *, unseen: bool) -> Step:
         template = rng.choice((_UNSEEN_WRITE if unseen else _WRITE)[program.language])
         text = template.format(f=program.name, p=program.parameters, path=path, spec=program.spec)
-        written = call("write_file", {"path": path, "content": program.code + "\n"})
-        past = [(written, rng.choice(("ok", "written", f"wrote {path}")))]
-        steps = [written, call("run_tests", {}), finish(_DONE[program.language])]
+        past = [_written(rng, path, program.code)]
+        steps = [past[0][0], call("run_tests", {}), finish(_DONE[program.language])]
         stage = rng.choices((0, 1, 2), (70, 15, 15))[0]
         if stage == 2:
             past.append((steps[1], rng.choice(_PASSED)))
@@ -111,29 +111,34 @@ class CodeAgent(AgentTask):
         return Step(text, tuple(past[:stage]), steps[stage], (), kind, grader_meta(program))
 
     def _repair(self, rng: Random, program: Program, path: str, *, unseen: bool) -> Step:
+        """A step of a repair, which writes the function anew: a small model copies a text to replace badly."""
         broken, failure = self._break(rng, program)
         # What a function is for mostly stands in it; a single failing case alone leaves many repairs open.
-        if rng.random() < _DOCUMENTED_SHARE or broken.count("\n") < program.code.count("\n"):
-            broken, right = _documented(broken, program.spec), _documented(program.code, program.spec)
-        else:
-            right = program.code
+        documented = rng.random() < _DOCUMENTED_SHARE or broken.count("\n") < program.code.count("\n")
+        shown = partial(_documented, spec=program.spec) if documented else str
         text = rng.choice((_UNSEEN_REPAIR if unseen else _REPAIR)[program.language]).format(path=path)
-        steps: list[ToolCallPart] = [
-            call("run_tests", {}),
-            call("view_file", {"path": path}),
-            call("edit_file", {"path": path, **_edit(broken, right)}),
-            call("run_tests", {}),
-            finish(_DONE[program.language]),
-        ]
-        report = rng.choice((f"{path}: {failure}", f"FAILED {path}\n{failure}", f"1 failed\n{path}\n{failure}"))
-        results = [report, broken + "\n", rng.choice(("ok", "edited", f"edited {path}")), rng.choice(_PASSED)]
-        stage = rng.choices(range(5), (12, 12, 56, 8, 12))[0]
-        past = tuple(zip(steps, results, strict=False))[:stage]
-        if stage == 4 and rng.random() < 0.25:
-            failed = (*past[:3], (steps[3], report))
-            return Step(text, failed, finish(_GIVE_UP[program.language], "cannot"), (), "give_up")
-        kind = ("test", "view", "edit", "test", "done")[stage]
-        return Step(text, past, steps[stage], (), kind, grader_meta(program, content=results[1]))
+        look = (
+            (call("run_tests", {}), _report(rng, path, failure)),
+            (call("view_file", {"path": path}), shown(broken) + "\n"),
+        )
+        wrong, still = (broken, failure) if rng.random() < 0.5 else self._break(rng, program)
+        right = _written(rng, path, shown(program.code))
+        test = call("run_tests", {})
+        failed = (*look, _written(rng, path, shown(wrong)), (test, _report(rng, path, still)))
+        stage = rng.choices(("test", "view", "fix", "again", "check", "done", "give_up"), (10, 10, 52, 10, 6, 9, 3))[0]
+        past, following = {
+            "test": ((), test),
+            "view": (look[:1], look[1][0]),
+            "fix": (look, right[0]),
+            "again": (failed, right[0]),
+            "check": ((*look, right), test),
+            "done": ((*look, right, (test, rng.choice(_PASSED))), finish(_DONE[program.language])),
+            "give_up": (
+                (*failed[1:], _written(rng, path, shown(wrong)), (test, _report(rng, path, still))),
+                finish(_GIVE_UP[program.language], "cannot"),
+            ),
+        }[stage]
+        return Step(text, past, following, (), stage, grader_meta(program, content=shown(broken) + "\n"))
 
     @staticmethod
     def _break(rng: Random, program: Program) -> tuple[str, str]:
@@ -145,13 +150,14 @@ class CodeAgent(AgentTask):
                     return broken, failure
 
 
-def _edit(broken: str, right: str) -> dict[str, Any]:
-    """The lines to replace, and what replaces them: the changed line, or the one before a missing one."""
-    old, new = broken.split("\n"), right.split("\n")
-    first = next(i for i, line in enumerate(new) if i >= len(old) or old[i] != line)
-    if len(old) == len(new):
-        return {"old": old[first], "new": new[first]}
-    return {"old": old[first - 1], "new": f"{new[first - 1]}\n{new[first]}"}
+def _report(rng: Random, path: str, failure: str) -> str:
+    return rng.choice((f"{path}: {failure}", f"FAILED {path}\n{failure}", f"1 failed\n{path}\n{failure}"))
+
+
+def _written(rng: Random, path: str, code: str) -> tuple[ToolCallPart, str]:
+    """A file written, and what the tool says."""
+    made = call("write_file", {"path": path, "content": code + "\n"})
+    return made, rng.choice(("ok", "written", f"wrote {path}"))
 
 
 def _documented(code: str, spec: str) -> str:

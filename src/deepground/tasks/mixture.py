@@ -67,7 +67,7 @@ TASK_WEIGHTS: Mapping[str, float] = {
     "code_writing": 3,
     "code_repair": 5,
     "trip_agent": 22,
-    "code_agent": 9,
+    "code_agent": 16,
 }
 """Shares from then on: more of what is learnt slowly."""
 SLIP_SHARE = 0.06

@@ -148,7 +148,10 @@ _DIETS = {
     "gluten_free": ("gluten-free", "無麩質"),
 }
 
-_CHECKED = ("origin", "destinations", "days", "travellers", "children", "budget", "currency", "start")
+_CHECKED = (
+    *("origin", "destinations", "days", "travellers", "children", "budget", "currency", "start"),
+    *("transport", "avoid_transport", "diet"),
+)
 """Fields that the planner compares with the request by itself."""
 
 Part = tuple[dict[str, Any], str]
@@ -389,6 +392,8 @@ def _slipped(rng: Random, arguments: dict[str, Any], field: str) -> dict[str, An
         return {name: kept for name, kept in arguments.items() if name != field}
     if field == "destinations":
         wrong: Any = value[:1] if len(value) > 1 else [arguments["origin"]]
+    elif field in {"transport", "avoid_transport", "diet"}:
+        wrong = [rng.choice([other for other in (_DIETS if field == "diet" else _MODES) if other not in value])]
     elif isinstance(value, int):
         digits = str(value)
         wrong = int(digits[:-1]) if len(digits) > 1 and rng.random() < 0.5 else value + rng.choice((-1, 1, 10))

@@ -198,15 +198,20 @@ def plan(speed: Annotated[int, typer.Option(help="Tokens per second of training.
 @app.command()
 def run(
     minutes: Annotated[float, typer.Option(help="Begin no cell after so long.")] = 60.0,
-    part: Annotated[str, typer.Option(help="I/N: every N-th cell from the I-th on, to share the work.")] = "0/1",
+    only: Annotated[list[str] | None, typer.Option(help="Cells by name, in this order, such as raw-3000-0.")] = None,
 ) -> None:
     """Train and measure the cells that are not done."""
     torch.set_num_threads(1)
-    index, count = (int(number) for number in part.split("/"))
+    chosen = cells()
+    if only:
+        named = {cell.name: cell for cell in chosen}
+        if unknown := [name for name in only if name not in named]:
+            raise typer.BadParameter(f"there is no cell {unknown[0]!r}; see: python recipes/ten_thousand.py plan")
+        chosen = [named[name] for name in only]
     end = time.monotonic() + minutes * 60
-    if not any(r["kind"] == "none" for r in results()) and index == 0:
+    if not any(r["kind"] == "none" for r in results()):
         keep({"kind": "none", "size": 0, "seed": 0, "base": base_digest(), **measure(base_model(), thinking=True)})
-    for cell in cells()[index::count]:
+    for cell in chosen:
         if time.monotonic() > end:
             break
         if any((r["kind"], r["size"], r["seed"]) == (cell.kind, cell.size, cell.seed) for r in results()):

@@ -15,7 +15,7 @@ from deepground.agent.memory import Memory, learn
 from deepground.agent.outcome import Budget
 from deepground.agent.session import RunSettings, open_run, settings_of
 from deepground.agent.trajectory import read_events
-from deepground.errors import TrajectoryError
+from deepground.errors import AgentError, TrajectoryError
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 REPAIR = (call("edit_file", path="calc.py", old="a - b", new="a + b"), finish("repaired"))
@@ -29,21 +29,15 @@ def calc(folder: Path) -> Path:
 
 
 def run(
-    script: list[Step],
-    folder: Path,
-    runs: Path,
-    *,
-    window: int | None = None,
-    memory: Memory | None = None,
-    **more: Any,
-) -> tuple[Any, ScriptedEndpoint]:
+    script: list[Step], folder: Path, runs: Path, *, window: int | None = None, memory: Memory | None = None,
+    run_id: str | None = None, say: str = "", **more: Any,
+) -> tuple[Any, ScriptedEndpoint]:  # fmt: skip
     with ScriptedEndpoint(script) as scripted:
         if window:
             scripted.model["context_length"] = window
-        settings = RunSettings(
-            base_url=scripted.base_url, workspace=str(folder), test_command="python3 check.py", **more
-        )
-        with open_run("Repair it", settings, runs=runs, memory=memory) as agent:
+        more = {"test_command": "python3 check.py", **more}
+        settings = RunSettings(base_url=scripted.base_url, workspace=str(folder), **more)
+        with open_run("Repair it", settings, runs=runs, memory=memory, run_id=run_id, say=say) as agent:
             outcome = agent.run()
         assert scripted.faults == []
     return outcome, scripted
@@ -101,6 +95,53 @@ def test_what_a_verified_run_taught_is_used(calc: Path, tmp_path: Path) -> None:
     (calc / "calc.py").write_text("def add(a, b):\n    return a - b\n")
     again, scripted = run([], calc, tmp_path / "runs", memory=memory)
     assert (again.status, len(scripted.requests)) == ("completed", 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "ended"),
+    [([finish("no", status="cannot")], "incomplete"), ([call("view_file", path="calc.py")] * 9, "stuck")],
+)
+@pytest.mark.parametrize("say", ["", "The sign is wrong."])
+def test_a_run_that_failed_goes_on(calc: Path, tmp_path: Path, first: list[Step], ended: str, say: str) -> None:
+    before, _ = run(first, calc, tmp_path)
+    assert before.status == ended
+    outcome, scripted = run(list(REPAIR), calc, tmp_path, run_id=before.run_id, say=say)
+    assert outcome.status == "completed"
+    said = scripted.requests[0]["messages"][-1]
+    assert said["role"] == "user"
+    assert said["content"] == say or (not say and said["content"].startswith("Go on"))
+    assert outcome.spent.steps == before.spent.steps + 2
+
+
+def test_a_completed_run_goes_on_only_if_it_is_told_something(calc: Path, tmp_path: Path) -> None:
+    done, _ = run(list(REPAIR), calc, tmp_path)
+    same, scripted = run([], calc, tmp_path, run_id=done.run_id)
+    assert (same.status, scripted.requests) == ("completed", [])
+    breaking = call("edit_file", path="calc.py", old="a + b", new="a * b")
+    worse, _ = run(
+        [breaking, finish("done"), finish("no", status="cannot")], calc, tmp_path, run_id=done.run_id, say="Use *."
+    )
+    assert worse.status == "incomplete"
+
+
+def test_tests_that_the_model_wrote_decide_nothing(calc: Path, tmp_path: Path) -> None:
+    (calc / "check.py").unlink()
+    write = call("write_file", path="test_calc.py", content="def test_nothing():\n    assert True\n")
+    before, _ = run([write, finish("done")], calc, tmp_path, test_command=None)
+    assert before.status == "incomplete"
+    after, _ = run([finish("done")], calc, tmp_path, run_id=before.run_id, test_command=None)
+    assert (after.status, "nothing verified" in after.reason) == ("incomplete", True)
+
+
+def test_one_run_at_a_time_works_in_a_folder(calc: Path, tmp_path: Path) -> None:
+    with ScriptedEndpoint([*REPAIR, finish("done before")]) as scripted:
+        settings = RunSettings(base_url=scripted.base_url, workspace=str(calc), test_command="python3 check.py")
+        with open_run("Repair it", settings, runs=tmp_path) as agent:
+            with pytest.raises(AgentError, match="Another run is at work"), open_run("x", settings, runs=tmp_path):
+                pass
+            assert agent.run().status == "completed"
+        with open_run("Repair it again", settings, runs=tmp_path) as agent:
+            assert agent.run().status == "completed"
 
 
 def test_the_guide_names_every_event() -> None:

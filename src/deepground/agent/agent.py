@@ -21,7 +21,7 @@ from deepground.agent.compaction import TARGET, TRIGGER, plan_compaction, size_o
 from deepground.agent.conversation import Conversation
 from deepground.agent.endpoint import Cancelled, ChatModel, Reply
 from deepground.agent.guard import LoopLimits, find_circle
-from deepground.agent.outcome import Budget, Outcome, Status
+from deepground.agent.outcome import CONCLUDED, Budget, Outcome, Status
 from deepground.agent.recovery import looks_like_a_call, recover_calls
 from deepground.agent.tools.finish import finish_tool, read_answer
 from deepground.agent.tools.protocol import CheckResult, Tool, ToolContext, ToolResult, Toolset
@@ -34,6 +34,8 @@ _SYSTEM = (
     "You carry out the user's task with the tools, step by step, without asking for help. "
     "Look before you change anything. When the task is done, call finish with the answer."
 )
+_GO_ON = "Go on: the task is not done yet. Look at what there is, and try another way."
+"""To a run that ended without success, from a person who says no more than that it is to go on."""
 _LONGEST_DIFF = 200_000
 """Characters of the changes that the record holds."""
 _CHARACTERS_PER_TOKEN = 3.0
@@ -78,6 +80,7 @@ class Agent:
         human: who approves and answers; nobody, if not given.
         listener: is told of every event as it happens.
         run_id: of an earlier run to resume; None: a new one.
+        say: what a person says to a run that goes on.
         notes: what memory adds to the instructions.
         describe: settings to keep in the record, for `resume` and for people.
 
@@ -88,7 +91,7 @@ class Agent:
     def __init__(
         self, task: str, *, model: ChatModel, toolsets: Sequence[Toolset], runs: Path,
         config: AgentConfig | None = None, workspace: Path | None = None, human: Human | None = None,
-        listener: Listener | None = None, run_id: str | None = None, notes: str = "",
+        listener: Listener | None = None, run_id: str | None = None, say: str = "", notes: str = "",
         describe: Mapping[str, Any] | None = None, later_model: ChatModel | None = None,
     ) -> None:  # fmt: skip
         self._task = task
@@ -96,16 +99,21 @@ class Agent:
         self._later_model = later_model or model
         self._toolsets = toolsets
         self._config = config or AgentConfig()
+        self._say_first = say
         self._notes = notes
         self._describe = describe or {}
         self.cancelled = threading.Event()
         self.run_id = run_id or new_run_id()
-        self._checks = [toolset.check for toolset in toolsets if toolset.check is not None]
         self._offered = [toolset.tools for toolset in toolsets]
         self._finish = finish_tool(self._config.answer_schema)
         self._offer()
         self._trajectory = Trajectory(runs / self.run_id, listener=listener)
         self._state = Conversation.of(self._trajectory.events)
+        checks = [toolset.check for toolset in toolsets if toolset.check is not None]
+        if self._trajectory.events:
+            # What decides was settled at the beginning: tests that the model wrote since are no proof of its work.
+            checks = [check for check in checks if check.name in self._trajectory.events[0]["checks"]]
+        self._checks = checks
         self._context = ToolContext(
             artifacts=self._trajectory.folder / "files", workspace=workspace, cancelled=self.cancelled
         )
@@ -123,7 +131,7 @@ class Agent:
         Raises:
             TrajectoryError: the record cannot be written.
         """
-        if self._state.ended is not None and self._state.ended["status"] == "completed":
+        if self._state.ended is not None and self._state.ended["status"] == "completed" and not self._say_first:
             self._trajectory.close()
             return self._outcome(self._state.ended)
         try:
@@ -143,7 +151,9 @@ class Agent:
             if toolset.begin is not None:
                 toolset.begin(self._context)
         if self._trajectory.events:
-            self._record("run_resumed")
+            ended = self._state.ended
+            said = self._say_first or (_GO_ON if ended is not None and ended["status"] in CONCLUDED else "")
+            self._record("run_resumed", said=said)
         else:
             self._record(
                 "run_started", version=VERSION, run_id=self.run_id, task=self._task, tools=sorted(self._tools),

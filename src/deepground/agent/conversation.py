@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deepground.agent.guard import Act
-from deepground.agent.outcome import Spent
+from deepground.agent.outcome import CONCLUDED, Spent
 from deepground.agent.trajectory import Event
 from deepground.agent.wire import from_json
 from deepground.messages import Message, ToolCallPart
@@ -82,12 +82,24 @@ class Conversation:
         """One more event; types that tell the state nothing are passed over."""
         if event["type"] in {"run_started", "run_resumed"}:
             self._clock = event["time"]
-            self.ended = None
         if event["type"] not in {"approval", "answer"}:  # a person took that long
             self.spent.seconds += max(0.0, event["time"] - self._clock)
         self._clock = event["time"]
         if handler := _HANDLERS.get(event["type"]):
             handler(self, event)
+
+    def _run_resumed(self, event: Event) -> None:
+        """What ended the run no longer counts: a person wants it to go on."""
+        if self.ended is not None and self.ended["status"] in CONCLUDED:
+            self._count_anew()
+        self.ended = None
+        if event.get("said"):
+            self.messages.append(Message.user(event["said"]))
+
+    def _count_anew(self) -> None:
+        self.acts, self.nudged = [], 0
+        self.failed_checks = self.format_errors = 0
+        self.passed = self.accepted = None
 
     def _message(self, event: Event) -> None:
         self.messages.append(from_json(event["message"]))
@@ -174,9 +186,8 @@ class Conversation:
         task = next(n for n, message in enumerate(self.messages) if message.role == "user")
         self.messages = self.messages[: task + 1]
         self.attempt = event["number"]
-        self.acts, self.nudged, self.todo = [], 0, []
-        self.failed_checks = self.format_errors = 0
-        self.passed = self.accepted = None
+        self.todo = []
+        self._count_anew()
         self.begun, self.changed, self._open = {}, False, {}
 
     def _run_ended(self, event: Event) -> None:
@@ -184,6 +195,7 @@ class Conversation:
 
 
 _HANDLERS = {
+    "run_resumed": Conversation._run_resumed,
     "message": Conversation._message,
     "model_call": Conversation._model_call,
     "model_reply": Conversation._model_reply,

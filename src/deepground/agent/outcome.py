@@ -11,6 +11,9 @@ Status = Literal["completed", "incomplete", "stuck", "budget", "cancelled", "err
 """completed: a check passed. incomplete: the model ended, but no check passed, or there was none. stuck: it went in
 circles. budget: a limit was reached. cancelled: the user stopped it. error: the endpoint or the machine failed."""
 
+CONCLUDED: frozenset[Status] = frozenset({"completed", "incomplete", "stuck"})
+"""Ends that the loop came to by itself. Left as they are, such runs would end the same way at once."""
+
 EXIT_CODES: dict[Status, int] = {
     "completed": 0, "error": 1, "incomplete": 4, "stuck": 5, "budget": 6, "cancelled": 130,
 }  # fmt: skip

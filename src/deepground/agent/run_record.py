@@ -18,8 +18,8 @@ from deepground.errors import RunNotFoundError, TrajectoryError
 RunStatus = Status | Literal["waiting", "running", "interrupted"]
 """waiting: for a free place. interrupted: the server ended while the run was under way."""
 
-RESUMABLE: frozenset[RunStatus] = frozenset({"interrupted", "cancelled", "error", "budget"})
-"""The others are done, or would end the same way at once."""
+RESUMABLE: frozenset[RunStatus] = frozenset({"interrupted", "cancelled", "error", "budget", "incomplete", "stuck"})
+"""All that is neither done nor under way."""
 UNDER_WAY: frozenset[RunStatus] = frozenset({"waiting", "running"})
 
 _FILE = "served.json"

@@ -137,11 +137,11 @@ class AgentService:
         return self._enqueue(record, [], credential)
 
     def resume(self, owner: str, run_id: str, *, credential: str = "") -> dict[str, Any]:
-        """Go on with a run that was interrupted, stopped, failed, or used up its budget, which it then gets again.
+        """Go on with a run that ended without success; a budget that was used up it gets again.
 
         Raises:
             RunNotFoundError: it does not exist.
-            RunStateError: it is under way, or ended in a way that leaves nothing to go on with.
+            RunStateError: it is under way, or was completed.
         """
         with self._lock:
             if self._live(owner, run_id) is not None:

@@ -7,6 +7,8 @@ kept).
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -85,7 +87,7 @@ def memory_file() -> Path:
 @contextlib.contextmanager
 def open_run(
     task: str, settings: RunSettings, *, runs: Path, api_key: str = "", human: Human | None = None,
-    listener: Listener | None = None, run_id: str | None = None, memory: Memory | None = None,
+    listener: Listener | None = None, run_id: str | None = None, say: str = "", memory: Memory | None = None,
 ) -> Iterator[Agent]:  # fmt: skip
     """An agent that is ready to run; what it needs is closed afterwards.
 
@@ -97,10 +99,12 @@ def open_run(
         human: who approves and answers; nobody, if not given.
         listener: is told of every event.
         run_id: of an earlier run that is to go on.
+        say: what a person says to that run.
         memory: lessons to use; None: none.
 
     Raises:
-        DeepgroundError: the endpoint does not answer, a file is wrong, or commands cannot be isolated here.
+        DeepgroundError: the endpoint does not answer, a file is wrong, commands cannot be isolated here, or another run
+            is at work in the same workspace.
     """
     config = EndpointConfig(
         base_url=settings.base_url, api_key=api_key, model=settings.model, context_window=settings.context_window,
@@ -119,18 +123,37 @@ def open_run(
         warmer = replace(config, model=endpoint.model, temperature=max(_LATER_TEMPERATURE, settings.temperature or 0.0))
         later = stack.enter_context(contextlib.closing(Endpoint(warmer)))
         toolsets = _toolsets(task, settings, stack)
+        if settings.workspace is not None:
+            stack.enter_context(_alone_in(Path(settings.workspace)))
         names = [tool.name for toolset in toolsets for tool in toolset.tools]
         lessons = memory.lessons() if memory is not None else []
         procedure = procedure_for(task, names, lessons, workspace=settings.workspace)
         model: ChatModel = endpoint if procedure is None else RememberingModel(endpoint, procedure)
         yield Agent(
             task, model=model, later_model=later, toolsets=toolsets, runs=runs, human=human, listener=listener,
-            run_id=run_id,
+            run_id=run_id, say=say,
             config=_agent_config(settings, toolsets),
             workspace=Path(settings.workspace) if settings.workspace else None,
             notes=notes_for(task, names, lessons, window=endpoint.window),
             describe={"settings": asdict(replace(settings, model=endpoint.model))},
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _alone_in(workspace: Path) -> Iterator[None]:
+    """Two runs in one folder would undo each other's work, and each would be blamed for the other's changes."""
+    try:
+        folder = os.open(workspace, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise AgentError(f"The workspace {workspace} cannot be opened: {error.strerror}.") from error
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise AgentError(f"Another run is at work in {workspace}. Wait for it, or stop it.") from error
+        yield
+    finally:
+        os.close(folder)
 
 
 def settings_of(run_id: str, runs: Path) -> tuple[str, RunSettings]:

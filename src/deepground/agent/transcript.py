@@ -72,7 +72,7 @@ def _part(event: Event) -> str:
         case "compaction":
             return _section("shortened", event["summary"])
         case "run_resumed":
-            return _section("resumed", "")
+            return _section("resumed", event.get("said", ""))
         case "run_ended":
             return _ended(event)
     return ""

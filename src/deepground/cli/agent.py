@@ -132,10 +132,11 @@ def resume(
     max_tokens: TokensOption = None,
     max_seconds: SecondsOption = None,
     max_tool_calls: CallsOption = None,
+    say: Annotated[str, typer.Option(help="What to tell the model first, such as what it has overlooked.")] = "",
     memory: MemoryOption = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a run that was interrupted or stopped, in the same workspace with the same settings."""
+    """Go on with a run that was interrupted or ended without success; with --say also with one that was completed."""
     from dataclasses import replace
 
     from deepground.agent.session import runs_folder, settings_of
@@ -147,7 +148,7 @@ def resume(
         budget=replace(settings.budget, **_budget(locals())),
         base_url=settings.base_url if url is None else _address(url),
     )
-    _run(task, settings, api_key=api_key, as_json=as_json, yes=yes, memory=memory, run_id=run_id)
+    _run(task, settings, api_key=api_key, as_json=as_json, yes=yes, memory=memory, run_id=run_id, say=say)
 
 
 @agent.command()
@@ -209,8 +210,9 @@ def mcp_server(
 
 
 def _run(
-    task: str, settings: RunSettings, *, api_key: str, as_json: bool, yes: bool, memory: bool, run_id: str | None = None
-) -> None:
+    task: str, settings: RunSettings, *, api_key: str, as_json: bool, yes: bool, memory: bool,
+    run_id: str | None = None, say: str = "",
+) -> None:  # fmt: skip
     from deepground.agent.memory import Memory, learn
     from deepground.agent.session import memory_file, open_run, runs_folder
     from deepground.agent.trajectory import read_events
@@ -220,8 +222,9 @@ def _run(
     listener, human = _front(as_json=as_json, yes=yes, stopped=stopped)
     runs = runs_folder()
     with open_run(
-        task, settings, runs=runs, api_key=api_key, human=human, listener=listener, run_id=run_id, memory=lessons
-    ) as agent_run:
+        task, settings, runs=runs, api_key=api_key, human=human, listener=listener, run_id=run_id, say=say,
+        memory=lessons,
+    ) as agent_run:  # fmt: skip
         with _stoppable(stopped.set, agent_run.cancel):
             outcome = agent_run.run()
         if lessons is not None:

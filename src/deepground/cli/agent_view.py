@@ -76,8 +76,9 @@ class RunView:
             self._line(f"task: {event['task']}", "bold")
 
     def _on_run_resumed(self, event: Event) -> None:
-        del event
         self._line("the run goes on", "dim")
+        if event.get("said"):
+            self._line(f"user: {self._cut(event['said'])}", "cyan")
 
     def _on_message(self, event: Event) -> None:
         message = event["message"]

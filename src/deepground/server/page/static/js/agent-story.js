@@ -51,10 +51,10 @@ export class Story {
     this.checked = event.checks?.length > 0;
   }
 
-  _run_resumed() {
+  _run_resumed(event) {
     this.ended = null;
     this.#stopOpenCalls();
-    this.#note("resumed", "");
+    this.#note("resumed", event.said ?? "");
   }
 
   _message(event) {

@@ -140,7 +140,8 @@ def test_one_run_at_a_time_works_in_a_folder(calc: Path, tmp_path: Path) -> None
             with pytest.raises(AgentError, match="Another run is at work"), open_run("x", settings, runs=tmp_path):
                 pass
             assert agent.run().status == "completed"
-    outcome, _ = run([finish("done before")], calc, tmp_path)
+    (calc / "calc.py").write_text("def add(a, b):\n    return a - b\n")
+    outcome, _ = run(list(REPAIR), calc, tmp_path)
     assert outcome.status == "completed"
 
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from deepground.errors import WeightsError
 from deepground.kernels import PackedFormat, PackedMatrix, pack_matrix
-from deepground.model.buffered_files import BufferedCheckpoint
+from deepground.model.buffered_files import SPARE_BYTES, BufferedCheckpoint
 from deepground.model.config import MlaConfig, ModelConfig
 from deepground.model.expert_streaming import ExpertStream
 from deepground.model.quantization import Quantization
-from deepground.model.raw_weights import RawWeight, expand, read_raw
+from deepground.model.raw_weights import RawWeight, expand, read_raw, stored_size
 from deepground.model.weights import TensorSpec
 
 _BLOCK_K = 128
@@ -81,7 +81,8 @@ def read_packed(
     """Read and pack the tensors of `rows`.
 
     Args:
-        checkpoint: open; each tensor is read once, in the order of the rows.
+        checkpoint: open; each tensor is read once, those that are larger than others by far first, the rest in the
+            order of the rows.
         config: the model.
         rows: what `match_tensors` gave.
         quantization: the folder's.
@@ -91,9 +92,9 @@ def read_packed(
         WeightsError: a tensor is damaged; names it and its file.
     """
     packed = PackedWeights()
-    for row in rows:
-        if row.duplicate or (skip_experts and row.role == "experts"):
-            continue
+    wanted = [row for row in rows if not row.duplicate and not (skip_experts and row.role == "experts")]
+    # A tensor is in memory twice while it is packed; that is the peak unless the large ones go first.
+    for row in sorted(wanted, key=lambda row: stored_size(checkpoint.tensors, row.name) <= SPARE_BYTES):
         raw = read_raw(checkpoint, row, quantization)
         try:
             _take(packed, checkpoint, config, row, raw)

@@ -13,7 +13,7 @@ A weight `X.weight` is stored in one of three ways, told apart by the names of i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -62,6 +62,11 @@ class RawWeight:
 def stored_name(name: str, present: Iterable[str]) -> str:
     """The tensor that holds a weight's values or codes: the name itself, or its packed form."""
     return name + PACKED if name + PACKED in present else name
+
+
+def stored_size(present: Mapping[str, TensorInfo], name: str) -> int:
+    """Bytes of a weight's values or codes in the file."""
+    return present[stored_name(name, present)].size
 
 
 def scale_name(name: str, present: Iterable[str]) -> str | None:

@@ -34,6 +34,7 @@ class FakeEndpoint:
         self.url = url
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.models = ["m"]
 
 
 @contextmanager
@@ -43,6 +44,14 @@ def endpoint_server(script: Script) -> Iterator[FakeEndpoint]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            fake.headers.append(dict(self.headers))
+            content = json.dumps({"object": "list", "data": [{"id": name} for name in fake.models]}).encode()
+            self.send_response(200 if self.path == "/v1/models" else 404)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -120,11 +120,10 @@ def make_respondent(
     model: str | None, name: str | None, api_key: str | None, *, concurrency: int, threads: int | None
 ) -> Respondent:
     """A model folder or an endpoint, as the command line names them."""
-    from deepground.train.answering import Endpoint, EndpointSettings, LocalModel
+    from deepground.train.answering import Endpoint, EndpointSettings, LocalModel, only_model
 
     if model is not None and is_address(model):
-        if name is None:
-            raise typer.BadParameter("an endpoint needs the model's name there", param_hint="--model")
+        name = only_model(model, api_key) if name is None else name
         return Endpoint(EndpointSettings(base_url=model, model=name, api_key=api_key))
     if name is not None:
         raise typer.BadParameter("names a model at an endpoint, and MODEL is no address", param_hint="--model")

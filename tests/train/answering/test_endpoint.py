@@ -10,7 +10,7 @@ import pytest
 
 from deepground.errors import TrainingError
 from deepground.messages import Message, SamplingParams, Tool
-from deepground.train.answering import Endpoint, EndpointSettings, Reply
+from deepground.train.answering import Endpoint, EndpointSettings, Reply, only_model
 from endpoint_server import Answer, Script, completion, endpoint_server, failure
 
 PARAMS = SamplingParams(temperature=0.6, top_p=0.9, max_tokens=50, seed=2**40 + 5)
@@ -125,3 +125,16 @@ def test_nobody_there() -> None:
 def test_an_address_must_be_one(url: str) -> None:
     with pytest.raises(TrainingError, match="no http address"):
         EndpointSettings(base_url=url, model="m")
+
+
+def test_the_only_model_is_found() -> None:
+    with endpoint_server(lambda body, n: completion("")) as fake:
+        assert only_model(fake.url, "secret") == "m"
+        assert fake.headers[0]["Authorization"] == "Bearer secret"
+        fake.models = ["a", "b"]
+        with pytest.raises(TrainingError, match=r"2 models \(a, b\); name one with --model"):
+            only_model(fake.url)
+        with pytest.raises(TrainingError, match="does not say which models"):
+            only_model(fake.url + "/x")
+    with pytest.raises(TrainingError, match="does not say which models"):
+        only_model(fake.url)

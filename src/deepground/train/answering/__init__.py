@@ -2,7 +2,7 @@
 
 from deepground.train.answering.chat_json import message_from_json, message_to_json, split_think_tags, tool_from_json
 from deepground.train.answering.collect import Answer, Collection, CollectSettings, collect
-from deepground.train.answering.endpoint import Endpoint, EndpointSettings
+from deepground.train.answering.endpoint import Endpoint, EndpointSettings, only_model
 from deepground.train.answering.journal import Journal, RunFolder
 from deepground.train.answering.local import LocalModel
 from deepground.train.answering.question import Question, majority_share, task_questions
@@ -26,6 +26,7 @@ __all__ = [
     "majority_share",
     "message_from_json",
     "message_to_json",
+    "only_model",
     "read_questions",
     "read_rows",
     "split_think_tags",

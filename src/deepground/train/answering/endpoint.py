@@ -55,6 +55,26 @@ class EndpointSettings:
             raise TrainingError(f"attempts is {self.attempts}; it must be at least 1")
 
 
+def only_model(base_url: str, api_key: str | None = None) -> str:
+    """The name of the model that an endpoint serves, if it serves one alone.
+
+    Raises:
+        TrainingError: it does not answer, or serves another number of models; names them.
+    """
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    try:
+        answer = httpx.get(base_url.rstrip("/") + "/models", headers=headers, timeout=30.0)
+        names = [str(model["id"]) for model in answer.raise_for_status().json()["data"]]
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"the endpoint {base_url} does not say which models it has ({error}); name one with --model"
+        ) from error
+    if len(names) != 1:
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        raise TrainingError(f"the endpoint {base_url} has {len(names)} models ({shown}); name one with --model")
+    return names[0]
+
+
 class Endpoint:
     """A `Respondent` over HTTP."""
 

@@ -72,7 +72,10 @@ def carry_out(item: Item, url: str, memory: Memory | None, place: Path) -> Outco
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     item.task.put_into(folder)
-    settings = RunSettings(base_url=f"{url}/v1", workspace=str(folder), budget=Budget(steps=20, seconds=120.0))
+    settings = RunSettings(
+        base_url=f"{url}/v1", workspace=str(folder), budget=Budget(steps=20, seconds=120.0),
+        test_command="python3 run_all.py",
+    )  # fmt: skip
     with open_run(item.text, settings, runs=place / "runs", memory=memory) as run:
         outcome = run.run()
     if memory is not None:

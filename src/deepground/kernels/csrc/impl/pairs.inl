@@ -176,9 +176,16 @@ inline void load_scale(const Span& span, int64_t block, Vec* scale) {
     }
 }
 
+// Bytes of codes that one tile fetches for each input of its span, and the tiles that it takes to fetch all.
+template <Format kFormat>
+constexpr int64_t kFetchBytes = kFormat == Format::mxfp4 ? kPanel / 2 : kPanel;
+template <Format kFormat>
+constexpr int64_t kFetchTiles = kFormat == Format::bf16 ? 2 : 1;
+
 // totals[r][32] += over the span's blocks, the block's scale times the sum of x[r] * weights, for R rows.
-template <Format kFormat, int R>
-inline void tile_pairs(const Span& span, const uint16_t* x, float* totals) {
+// With kFetch, codes from `ahead` on are fetched meanwhile, evenly: in one burst they would wait for each other.
+template <Format kFormat, int R, bool kFetch>
+inline void tile_pairs(const Span& span, const uint16_t* x, float* totals, const uint8_t* ahead) {
     constexpr int64_t kBlock = kFormat == Format::mxfp4 ? kMxBlock : kFp8Block;
     Vec total[R][kPanelVecs];
     for (int r = 0; r < R; ++r)
@@ -188,6 +195,7 @@ inline void tile_pairs(const Span& span, const uint16_t* x, float* totals) {
         Vec sums[R][kPanelVecs], scale[kPanelVecs];
         clear<R>(sums);
         for (int64_t k = first; k < last; k += 2) {
+            if constexpr (kFetch) prefetch_far(ahead + k * kFetchBytes<kFormat>);
             const Pairs line[kPanelVecs] = {load_line(span.lines + k * kPanel), load_line(span.lines + (k + 1) * kPanel)};
             dot_rows<R>(line, x + k, kPairStride, sums);
         }
@@ -199,9 +207,10 @@ inline void tile_pairs(const Span& span, const uint16_t* x, float* totals) {
 }
 
 template <Format kFormat, int R>
-inline void tile_pairs_rest(int64_t rows, const Span& span, const uint16_t* x, float* totals) {
-    if (rows == R) tile_pairs<kFormat, R>(span, x, totals);
-    else if constexpr (R > 1) tile_pairs_rest<kFormat, R - 1>(rows, span, x, totals);
+inline void tile_pairs_rest(int64_t rows, const Span& span, const uint16_t* x, float* totals, const uint8_t* ahead) {
+    if (rows == R && ahead) tile_pairs<kFormat, R, true>(span, x, totals, ahead);
+    else if (rows == R) tile_pairs<kFormat, R, false>(span, x, totals, nullptr);
+    else if constexpr (R > 1) tile_pairs_rest<kFormat, R - 1>(rows, span, x, totals, ahead);
 }
 
 // All inputs of x that one panel has, [rows][kPairStride] from the input `outer` on, added to totals[rows][32].
@@ -230,10 +239,10 @@ inline void panel_pairs(const Matrix& w, int64_t panel, int64_t outer, int64_t i
             from = codes + (outer + first) * kPanel * 2, bytes = count * kPanel * 2;
             span.lines = reinterpret_cast<const uint16_t*>(from);
         }
-        for (int64_t line = bytes; line < 2 * bytes; line += 64) prefetch_far(from + line);
-        for (int64_t r = 0; r < rows; r += height)
+        const uint8_t* ahead = from + bytes;
+        for (int64_t r = 0; r < rows; r += height, ahead += count * kFetchBytes<kFormat>)
             tile_pairs_rest<kFormat, kPairTile>(rows - r < height ? rows - r : height, span, x + r * kPairStride + first,
-                                                totals + r * kPanel);
+                                                totals + r * kPanel, r < kFetchTiles<kFormat> * height ? ahead : nullptr);
     }
 }
 

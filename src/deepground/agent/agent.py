@@ -152,8 +152,8 @@ class Agent:
                 toolset.begin(self._context)
         if self._trajectory.events:
             ended = self._state.ended
-            said = self._say_first or (_GO_ON if ended is not None and ended["status"] in CONCLUDED else "")
-            self._record("run_resumed", said=said)
+            told = self._say_first or (_GO_ON if ended is not None and ended["status"] in CONCLUDED else "")
+            self._record("run_resumed", said=told)
         else:
             self._record(
                 "run_started", version=VERSION, run_id=self.run_id, task=self._task, tools=sorted(self._tools),

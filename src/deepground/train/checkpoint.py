@@ -60,6 +60,21 @@ def save_checkpoint(
             for key, value in values.items():
                 optimizer_tensors[f"{position}.{index}.{key}"] = value.contiguous()
     save_file(optimizer_tensors, scratch / "optimizer.safetensors")
+    complete(scratch, final, step, state)
+    for old in list_checkpoints(run_folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def complete(scratch: Path, final: Path, step: int, state: dict[str, Any]) -> None:
+    """Make a checkpoint of a folder whose tensors are written: add the state, flush, and give it its name.
+
+    Args:
+        scratch: beside `final`, with a name that starts with a dot.
+        final: `step_...`; replaced if it is there.
+        step: steps done.
+        state: plain JSON values.
+    """
     sizes = {path.name: path.stat().st_size for path in sorted(scratch.iterdir())}
     content = {"step": step, "files": sizes, **state}
     (scratch / STATE_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -67,10 +82,7 @@ def save_checkpoint(
         _flush(path)
     shutil.rmtree(final, ignore_errors=True)
     scratch.rename(final)
-    _flush(parent)
-    for old in list_checkpoints(run_folder)[:-keep]:
-        shutil.rmtree(old)
-    return final
+    _flush(final.parent)
 
 
 def list_checkpoints(run_folder: Path) -> list[Path]:

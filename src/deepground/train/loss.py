@@ -70,6 +70,10 @@ class ExpertBalancer:
             if counts_E is not None:
                 self._counts[position] = counts_E if before_E is None else before_E + counts_E
 
+    def counts(self) -> list[Tensor]:
+        """Of the step so far, one of (E,) per router: for adding up over workers, in place."""
+        return [counts_E for counts_E in self._counts if counts_E is not None]
+
     @torch.no_grad()
     def apply(self, factor: float = 1.0) -> ExpertLoad | None:
         """Nudge by gamma * factor and begin a new step; the load before the nudge, None without routers."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from deepground.errors import TrainingError
 
@@ -123,13 +124,24 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"] = torch.zeros_like(param)
             state["momentum"].lerp_(param.grad, 1 - group["momentum"])
             direction = param.grad.lerp(state["momentum"], group["momentum"])
-            directions.append(direction.reshape(-1, *param.shape[-2:]))
+            directions.append(_whole(direction).reshape(-1, *param.shape[-2:]))
         update_KMN = orthogonalize(torch.cat(directions), bfloat16=self._bfloat16)
         scale = 0.2 * max(update_KMN.shape[-2:]) ** 0.5
         pieces = torch.split(update_KMN, [d.shape[0] for d in directions])
         for param, piece in zip(params, pieces, strict=True):
             param.mul_(1 - group["lr"] * group["weight_decay"])
-            param.add_(piece.reshape(param.shape), alpha=-group["lr"] * scale)
+            param.add_(_as_sharded(piece.reshape(param.shape), param), alpha=-group["lr"] * scale)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A matrix whose rows lie on several workers, gathered, since orthogonalising needs all of it. Each computes it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _as_sharded(update: Tensor, param: Tensor) -> Tensor:
+    if not isinstance(param, DTensor):
+        return update
+    return distribute_tensor(update, param.device_mesh, param.placements, src_data_rank=None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -10,7 +11,10 @@ from types import FrameType
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Whether a signal has asked to stop; a second signal interrupts at once."""
+    """Whether a signal has asked to stop; a second signal interrupts at once. Only the main thread gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
     requested: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:

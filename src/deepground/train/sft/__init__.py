@@ -1,7 +1,16 @@
 """Supervised fine-tuning: all weights or adapters, on conversations, for any family and chat format."""
 
 from deepground.train.sft.export import ExportCheck, export_model, trained_decoder
-from deepground.train.sft.run import SftOutcome, SftPlan, load_for_training, optimizer_settings, run_sft
+from deepground.train.sft.run import (
+    PreparedRun,
+    SftOutcome,
+    SftPlan,
+    load_for_training,
+    make_trainer,
+    optimizer_settings,
+    prepare,
+    run_sft,
+)
 from deepground.train.sft.samples import (
     Conversation,
     EncodedSet,
@@ -10,12 +19,21 @@ from deepground.train.sft.samples import (
     shuffled_mix,
     split_off,
 )
-from deepground.train.sft.trainer import SftConfig, SftResult, SftTrainer, Validation, fine_tune, validation_loss
+from deepground.train.sft.trainer import (
+    SftConfig,
+    SftResult,
+    SftTrainer,
+    Validation,
+    fine_tune,
+    is_stale,
+    validation_loss,
+)
 
 __all__ = [
     "Conversation",
     "EncodedSet",
     "ExportCheck",
+    "PreparedRun",
     "SftConfig",
     "SftOutcome",
     "SftPlan",
@@ -25,8 +43,11 @@ __all__ = [
     "encode_set",
     "export_model",
     "fine_tune",
+    "is_stale",
     "load_for_training",
+    "make_trainer",
     "optimizer_settings",
+    "prepare",
     "read_conversations",
     "run_sft",
     "shuffled_mix",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 from deepground.errors import TrainingError
 from deepground.model import ChatFormat, Decoder, Tokenizer, WeightFormat, chat_format_for, load_config, load_model
 from deepground.train.answering import RunFolder
+from deepground.train.data import Sample
 from deepground.train.lora import LoraConfig, add_lora
 from deepground.train.optim import OptimizerConfig, Schedule
 from deepground.train.pretrain import Precision
@@ -86,17 +87,29 @@ class SftOutcome:
     notes: tuple[str, ...] = field(default=())
 
 
-def run_sft(plan: SftPlan, folder: Path, reporter: Reporter) -> SftOutcome:
-    """Read, encode, train, export, compare; goes on where it was if it is started again.
+@dataclass(frozen=True, kw_only=True)
+class PreparedRun:
+    """What a plan comes to with its data; the same in every process that prepares it."""
 
-    Args:
-        plan: what to do.
-        folder: of the run; the model goes to `model/` in it.
-        reporter: told of every step.
+    training: EncodedSet
+    general: EncodedSet | None
+    held_out: list[Sample]
+    settings: SftConfig
+    pad_id: int
+    digest: str
+    """Of data and settings: a run goes on with the same only."""
+    notes: tuple[str, ...]
+
+
+Train = Callable[[SftPlan, PreparedRun, Path, Reporter], SftResult]
+
+
+def prepare(plan: SftPlan) -> PreparedRun:
+    """Read and encode the data, and settle what follows from it.
 
     Raises:
         TrainingError: data or settings that cannot be trained with; names them.
-        ModelFolderError: the model cannot be loaded.
+        ModelFolderError: the model's folder is incomplete.
     """
     config = load_config(plan.model)
     tokenizer = Tokenizer.from_folder(plan.model)
@@ -110,30 +123,70 @@ def run_sft(plan: SftPlan, folder: Path, reporter: Reporter) -> SftOutcome:
     notes = [*_notes(found, "the data"), *(_notes(general, "the general data") if general is not None else ())]
     training, validation = split_off(found, plan.validation_share, plan.seed)
     settings = _settings(plan, training, max(training.longest, general.longest if general else 0))
-    sizes = (
-        f"{len(training)} samples to train on, {len(validation)} to validate with, {settings.schedule.total_steps} "
-        f"steps of {settings.num_rows} rows of {settings.row_length} tokens"
+    return PreparedRun(
+        training=training,
+        general=general,
+        held_out=[validation.sample(i) for i in range(len(validation))],
+        settings=settings,
+        pad_id=tokenizer.eos_ids[0] if tokenizer.eos_ids else 0,
+        digest=_digest([training, validation, *([general] if general else [])], plan),
+        notes=tuple(notes),
     )
-    digest = _digest([training, validation, *([general] if general else [])], plan)
-    with RunFolder(folder, {"kind": "sft", "data": digest, "lora": None if plan.lora is None else vars(plan.lora)}):
-        for note in (*notes, sizes):
-            reporter.note(note)
-        share = plan.general_share if general else 0.0
-        decoder = load_for_training(plan.model, plan.lora, plan.seed, plan.device)
-        held_out = [validation.sample(i) for i in range(len(validation))]
-        trainer = SftTrainer(
-            decoder,
-            shuffled_mix(training, general, share, plan.seed),
-            held_out,
-            settings,
-            pad_id=tokenizer.eos_ids[0] if tokenizer.eos_ids else 0,
-            data_digest=digest,
-            device=plan.device,
+
+
+def make_trainer(plan: SftPlan, prepared: PreparedRun, kind: type[SftTrainer] = SftTrainer) -> SftTrainer:
+    """The trainer of a run at its beginning, of this class.
+
+    Raises:
+        ModelFolderError: the model cannot be loaded.
+    """
+    share = plan.general_share if prepared.general else 0.0
+    return kind(
+        load_for_training(plan.model, plan.lora, plan.seed, plan.device),
+        shuffled_mix(prepared.training, prepared.general, share, plan.seed),
+        prepared.held_out,
+        prepared.settings,
+        pad_id=prepared.pad_id,
+        data_digest=prepared.digest,
+        device=plan.device,
+    )
+
+
+def _train_here(plan: SftPlan, prepared: PreparedRun, folder: Path, reporter: Reporter) -> SftResult:
+    return fine_tune(make_trainer(plan, prepared), folder, reporter)
+
+
+def run_sft(
+    plan: SftPlan, folder: Path, reporter: Reporter, *, train: Train = _train_here, kind: str = "sft"
+) -> SftOutcome:
+    """Read, encode, train, export, compare; goes on where it was if it is started again.
+
+    Args:
+        plan: what to do.
+        folder: of the run; the model goes to `model/` in it.
+        reporter: told of every step.
+        train: does the training; in this process, if not given.
+        kind: of the run, which goes on as the same only.
+
+    Raises:
+        TrainingError: data or settings that cannot be trained with; names them.
+        ModelFolderError: the model cannot be loaded.
+    """
+    prepared = prepare(plan)
+    lora = None if plan.lora is None else vars(plan.lora)
+    with RunFolder(folder, {"kind": kind, "data": prepared.digest, "lora": lora}):
+        settings = prepared.settings
+        sizes = (
+            f"{len(prepared.training)} samples to train on, {len(prepared.held_out)} to validate with, "
+            f"{settings.schedule.total_steps} steps of {settings.num_rows} rows of {settings.row_length} tokens"
         )
-        result = fine_tune(trainer, folder, reporter)
-        write_sft_report(folder, notes)
+        for note in (*prepared.notes, sizes):
+            reporter.note(note)
+        result = train(plan, prepared, folder, reporter)
+        write_sft_report(folder, list(prepared.notes))
         if not result.finished:
-            return SftOutcome(result, None, folder / "model", tuple(notes))
+            return SftOutcome(result, None, folder / "model", prepared.notes)
+        few = [prepared.training.sample(i) for i in range(min(32, len(prepared.training)))]
         check = export_model(
             plan.model,
             result.checkpoint,
@@ -141,11 +194,11 @@ def run_sft(plan: SftPlan, folder: Path, reporter: Reporter) -> SftOutcome:
             lora=plan.lora,
             seed=plan.seed,
             weight_format=plan.weight_format,
-            held_out=held_out or [training.sample(i) for i in range(min(32, len(training)))],
-            pad_id=tokenizer.eos_ids[0] if tokenizer.eos_ids else 0,
+            held_out=prepared.held_out or few,
+            pad_id=prepared.pad_id,
         )
         reporter.note(check.sentence())
-    return SftOutcome(result, check, folder / "model", tuple(notes))
+    return SftOutcome(result, check, folder / "model", prepared.notes)
 
 
 def _encode(

@@ -93,6 +93,9 @@ class SftTrainer:
         device: where the model lives.
     """
 
+    writes = True
+    """Whether this process writes what all workers share."""
+
     def __init__(
         self,
         decoder: Decoder,
@@ -121,16 +124,8 @@ class SftTrainer:
         """One step of the schedule."""
         self.decoder.train()
         batch = self._stream.next_batch()
-        total, num_trained = 0.0, max(1, batch.num_trained)
-        for rows, targets_T in batch.split(self.config.micro_rows, self._device):
-            with self._products():
-                loss = masked_cross_entropy(self.decoder, rows, targets_T) / num_trained
-            if loss.requires_grad:  # Not if all of these rows are padding.
-                loss.backward()  # type: ignore[no-untyped-call]
-            self._balancer.observe()
-            total += float(loss.detach())
-        parameters = [p for p in self.decoder.parameters() if p.requires_grad]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.gradient_clip))
+        total = self._add_gradients(batch)
+        norm = self._clip_gradients()
         if not math.isfinite(total) or not math.isfinite(norm):
             raise TrainingError(
                 f"step {self.step + 1}: the loss is {total} and the gradient's norm {norm}; lower the learning rate "
@@ -146,6 +141,27 @@ class SftTrainer:
         self.tokens += batch.num_tokens
         return StepResult(self.step, total, norm, factor, batch.num_tokens, batch.num_trained, load)
 
+    def _add_gradients(self, batch: PackedBatch) -> float:
+        """Forward and backward; the mean loss over the trained tokens."""
+        total, num_trained = 0.0, max(1, batch.num_trained)
+        for rows, targets_T in batch.split(self.config.micro_rows, self._device):
+            with self._products():
+                loss = masked_cross_entropy(self.decoder, rows, targets_T) / num_trained
+            if loss.requires_grad:  # Not if all of these rows are padding.
+                loss.backward()  # type: ignore[no-untyped-call]
+            self._balancer.observe()
+            total += float(loss.detach())
+        return total
+
+    def _clip_gradients(self) -> float:
+        """The norm of the whole gradient before."""
+        parameters = [p for p in self.decoder.parameters() if p.requires_grad]
+        return float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.gradient_clip))
+
+    def agree(self, stop: bool) -> bool:
+        """Whether to stop, if several workers may want to."""
+        return stop
+
     @torch.no_grad()
     def validate(self) -> float | None:
         """Loss on the held-out samples, as they will be served: without FP8 rounding; None if there are none."""
@@ -157,16 +173,35 @@ class SftTrainer:
 
     def save(self, folder: Path) -> Path:
         """Write a checkpoint of everything that the next step depends on."""
-        state = {
+        return checkpoint.save_checkpoint(
+            folder, self.step, self.trained, self.optimizers, self.state(), keep=self.config.keep_checkpoints
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds besides tensors: plain JSON values."""
+        return {
             "tokens": self.tokens,
             "data": self.position.to_json(),
             "config": dataclasses.asdict(self.config),
             "data_digest": self._digest,
             "validations": [dataclasses.asdict(v) for v in self.validations],
         }
-        return checkpoint.save_checkpoint(
-            folder, self.step, self.trained, self.optimizers, state, keep=self.config.keep_checkpoints
-        )
+
+    def keep_best(self, folder: Path) -> None:
+        """Write the weights as the best so far."""
+        assert self.best is not None
+        # In a folder of its own, since the run keeps only its last few checkpoints.
+        state = {"validation_loss": self.best.loss}
+        checkpoint.save_checkpoint(folder / "best", self.step, self.trained, [], state, keep=1)
+
+    def load(self, path: Path) -> None:
+        """Put the tensors of a checkpoint back.
+
+        Raises:
+            CheckpointError: it is damaged, or of another model.
+        """
+        checkpoint.load_model_weights(path, self.trained)
+        checkpoint.load_training_state(path, self.optimizers)
 
     def resume(self, path: Path) -> list[str]:
         """Go on from a checkpoint.
@@ -189,8 +224,7 @@ class SftTrainer:
             self.validations = [Validation(**v) for v in state["validations"]]
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path / checkpoint.STATE_FILE} is incomplete: {error!r}") from error
-        checkpoint.load_model_weights(path, self.trained)
-        checkpoint.load_training_state(path, self.optimizers)
+        self.load(path)
         self._stream = self._open_stream()
         now = json.loads(json.dumps(dataclasses.asdict(self.config)))
         return [f"{name}: {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
@@ -203,10 +237,7 @@ class SftTrainer:
     @property
     def is_stale(self) -> bool:
         """The last validations, as many as the patience, were no better than an earlier one."""
-        best, patience = self.best, self.config.patience
-        if best is None or patience is None:
-            return False
-        return sum(v.step > best.step for v in self.validations) >= patience
+        return is_stale(self.validations, self.config.patience)
 
     def _open_stream(self) -> PackedStream:
         return PackedStream(
@@ -225,6 +256,14 @@ class SftTrainer:
             if self.config.fp8:
                 stack.enter_context(Fp8Products(self.decoder))
             yield
+
+
+def is_stale(validations: Sequence[Validation], patience: int | None) -> bool:
+    """Whether the last validations, as many as the patience, were no better than an earlier one."""
+    if not validations or patience is None:
+        return False
+    best = min(validations, key=lambda v: v.loss)
+    return sum(v.step > best.step for v in validations) >= patience
 
 
 @torch.no_grad()
@@ -298,7 +337,7 @@ def fine_tune(trainer: SftTrainer, folder: Path, reporter: Reporter) -> SftResul
     with stop_requests() as stop_requested:
         while trainer.step < config.schedule.total_steps and not trainer.is_stale and not stop:
             reporter.step(trainer.run_step())
-            stop = stop_requested() or (deadline is not None and time.monotonic() > deadline)
+            stop = trainer.agree(stop_requested() or (deadline is not None and time.monotonic() > deadline))
             last = trainer.step == config.schedule.total_steps
             if last or trainer.step % config.checkpoint_steps == 0:
                 newest = _validate_and_save(trainer, folder, reporter)
@@ -316,13 +355,11 @@ def _validate_and_save(trainer: SftTrainer, folder: Path, reporter: Reporter) ->
         trainer.validations.append(Validation(trainer.step, loss))
         reporter.note(f"step {trainer.step}: validation loss {loss:.4f}")
         rows = [dataclasses.asdict(v) for v in trainer.validations]
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / VALIDATION_FILE, json.dumps(rows, indent=1) + "\n")
+        if trainer.writes:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / VALIDATION_FILE, json.dumps(rows, indent=1) + "\n")
         if trainer.best is trainer.validations[-1]:
-            # In a folder of its own, since the run keeps only its last few checkpoints.
-            checkpoint.save_checkpoint(
-                folder / "best", trainer.step, trainer.trained, [], {"validation_loss": loss}, keep=1
-            )
+            trainer.keep_best(folder)
     return trainer.save(folder)
 
 

@@ -87,7 +87,7 @@ bench: env
 lock:
 	$(PIP) install pip-tools
 	$(BIN)/pip-compile $(LOCK) --extra install --extra trip -o requirements/runtime.txt pyproject.toml
-	$(BIN)/pip-compile $(LOCK) --extra install --extra train --extra bench --extra trip --extra dev -o requirements/dev.txt pyproject.toml
+	$(BIN)/pip-compile $(LOCK) --extra install --extra train --extra bench --extra trip --extra distributed --extra dev -o requirements/dev.txt pyproject.toml
 	sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements/runtime.txt requirements/dev.txt
 LOCK := --quiet --upgrade --strip-extras --allow-unsafe --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host

@@ -8,6 +8,7 @@ anybody: usage statistics and the dashboard are switched off.
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,7 +75,8 @@ def _train_on_ray(
     plan: SftPlan, prepared: PreparedRun, folder: Path, reporter: Reporter, *, workers: int, address: str | None
 ) -> SftResult:
     check_settings(prepared.settings, workers)
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_V2_ENABLED": "1"}
+    # Ray would run its workers at the lowest priority, where anything else on the machine stops them.
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_V2_ENABLED": "1", "RAY_worker_niceness": "0"}
     try:
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -111,6 +113,8 @@ def _connect(ray: Any, workers: int, address: str | None) -> None:
             cores = max(workers, os.cpu_count() or 1)
             ray.init(num_cpus=cores + 1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
         else:
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()  # Ray itself tries for minutes.
             ray.init(address=address, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "on this machine" if address is None else f"at {address}"

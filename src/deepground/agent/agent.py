@@ -318,6 +318,9 @@ class Agent:
         text = answer if isinstance(answer, str) else str(answer)
         data = None if self._config.answer_schema is None else answer
         if arguments.get("status") == "cannot":
+            reasons = [check.too_early(self._context) for check in self._checks if check.too_early is not None]
+            if reason := next(filter(None, reasons), ""):
+                return ToolResult(content=reason, is_error=True, error_kind="not_done")
             # An honest no needs no check, and is no success.
             self._record_check(text, data, CheckResult(passed=False, report="The model says that it cannot be done."))
             return ToolResult(content="Noted.", data={"answer": text, "gave_up": True})

@@ -59,14 +59,14 @@ TASK_WEIGHTS: Mapping[str, float] = {
     "countdown": 5,
     "order_extraction": 11,
     "invoice_extraction": 6,
-    "appointment_extraction": 8,
+    "appointment_extraction": 10,
     "trip_request": 10,
     "function_call": 18,
     "parallel_calls": 10,
     "tool_results": 6,
     "code_writing": 3,
     "code_repair": 5,
-    "trip_agent": 22,
+    "trip_agent": 26,
     "code_agent": 16,
 }
 """Shares from then on: more of what is learnt slowly."""

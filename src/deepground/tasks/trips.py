@@ -72,6 +72,11 @@ _OPENINGS = {
         "Make a plan for {days} days in {to}; we start in {origin}",
         "From {origin} to {to}, {days} days",
         "Show me {days} days in {to} from {origin}",
+        "Could you set up {days} days in {to}, leaving from {origin}",
+        "Put together a {days}-day visit to {to} from {origin}",
+        "Schedule a {days}-day holiday in {to} from {origin}",
+        "Would you prepare {days} days in {to}? We start from {origin}",
+        "I need a {days}-day stay in {to}. We leave {origin}",
         "Trip to {to}, {days} days, from {origin}",
     ),
     "zh": (
@@ -90,6 +95,13 @@ _OPENINGS = {
         "想從{origin}出發去{to}，玩{days}天",
         "請幫忙規劃{origin}往{to}的{days}天旅程",
         "能不能排{to}{days}天，我在{origin}",
+        "打算去{to}{days}天，{origin}出發",
+        "能否安排{origin}到{to}的{days}天行程",
+        "可不可以幫我排{to}{days}天，從{origin}出發",
+        "可以幫忙安排{to}{days}日遊嗎，{origin}出發",
+        "請排出{origin}到{to}的{days}日行程",
+        "下次想去{to}住{days}天，由{origin}啟程",
+        "有沒有{origin}到{to}的{days}天計畫",
     ),
 }
 _UNSEEN_OPENINGS = {
@@ -148,6 +160,17 @@ _DIETS = {
     "gluten_free": ("gluten-free", "無麩質"),
 }
 
+TOO_EARLY = "The request is clear: call plan_trip first."
+"""What the planner's toolset answers to a model that gives up before it has tried."""
+_REASONS = (
+    *("budget", "budget", "days", "days", "destinations", "transport", "meals", "min_stars", "interests", "pace"),
+    *("must_see", "start", "nights", "diet"),
+)
+"""What a plan cannot meet, as the planner names it."""
+_UNASKED = (
+    ("travellers", "children", "budget", "start", "min_stars", "transport", "avoid_transport"),
+    (range(2, 10), range(1, 4), range(1000, 90_000, 500), ("2026-10-01", "2027-03-15"), range(2, 6), _MODES, _MODES),
+)
 _CHECKED = (
     *("origin", "destinations", "days", "travellers", "children", "budget", "currency", "start"),
     *("transport", "avoid_transport", "diet"),
@@ -299,7 +322,8 @@ class TripAgent(AgentTask):
 
     def step(self, rng: Random, split: Split, level: int, language: Language) -> Step:
         """Level: how many wishes beyond places and days there are, at most; half of the steps are the first call."""
-        kind = rng.choices(("call", "done", "cannot", "repair", "missing", "other"), (56, 11, 9, 14, 5, 5))[0]
+        kinds = ("call", "done", "cannot", "repair", "early", "missing", "other")
+        kind = rng.choices(kinds, (54, 9, 11, 14, 2, 5, 5))[0]
         if kind == "other":
             text = rng.choice(_OTHER_TASKS[language])
             return Step(text, (), finish(OUT_OF_REACH[language], "cannot"), (), kind)
@@ -308,6 +332,9 @@ class TripAgent(AgentTask):
         request, arguments, text = self.request(rng, split, level, language)
         if kind == "call":
             return Step(text, (), request, (), kind)
+        if kind == "early":
+            said_no = (finish(OUT_OF_REACH[language], "cannot"), TOO_EARLY)
+            return Step(text, (said_no,), request, (), kind)
         if kind == "repair":
             return self._repair(rng, split, language, arguments, text)
         days, total = arguments["days"], rng.randrange(1000, 99_999)
@@ -317,9 +344,9 @@ class TripAgent(AgentTask):
             answer = f"The plan is ready: {days} days, {total} {currency}."
             answer = f"行程已排好：{days} 天，{total} {currency}。" if language == "zh" else answer
             return Step(text, ((request, result),), finish(answer), (str(total),), kind)
-        reason = rng.choice(("budget", "days", "start", "transport", "must_see"))
-        nearest = f"the nearest plan costs {total} {currency}" if reason == "budget" else "no plan meets it"
-        result = json.dumps({"ok": False, "not_met": reason, "nearest": nearest})
+        reason = rng.choice(_REASONS)
+        nearest = _nearest(rng, reason, f"{total} {currency}", destinations=arguments["destinations"])
+        result = json.dumps({"ok": False, "not_met": reason, "nearest": nearest}, ensure_ascii=False)
         answer = f"{reason} 無法滿足：{nearest}。" if language == "zh" else f"This cannot be met: {reason}; {nearest}."
         return Step(text, ((request, result),), finish(answer, "cannot"), (reason, nearest), kind)
 
@@ -367,7 +394,15 @@ class TripAgent(AgentTask):
 
     def _repair(self, rng: Random, split: Split, language: Language, arguments: dict[str, Any], text: str) -> Step:
         """After the planner's complaint: about a city that it does not know, or about what the request says."""
-        if rng.random() < 0.5:
+        unasked = [(name, values) for name, values in zip(*_UNASKED, strict=True) if name not in arguments]
+        if unasked and rng.random() < 0.25:
+            name, values = rng.choice(unasked)
+            made_up = rng.choice(list(values))
+            made = {**arguments, name: [made_up] if isinstance(values, dict) else made_up}
+            made = {key: made[key] for key in PLAN_TRIP.parameters["properties"] if key in made}
+            result = json.dumps({"error": f"nothing about {name}"})
+            return Step(text, ((call(PLAN_TRIP.name, made), result),), call(PLAN_TRIP.name, arguments), (), "repair")
+        if rng.random() < 0.6:
             field = rng.choice([name for name in _CHECKED if name in arguments])
             made = _slipped(rng, arguments, field)
             result = json.dumps({"error": f"wrong {field}", "closest": arguments[field]}, ensure_ascii=False)
@@ -383,6 +418,20 @@ class TripAgent(AgentTask):
         }
         past = ((call(PLAN_TRIP.name, arguments), result),)
         return Step(text, past, call(PLAN_TRIP.name, fixed), (), "repair")
+
+
+def _nearest(rng: Random, reason: str, total: str, *, destinations: list[str]) -> str:
+    """What the planner says of the plan that comes nearest."""
+    if reason == "start" or rng.random() < 0.25:
+        return rng.choice(("no plan meets it", "no plan was found in the time given"))
+    if reason == "budget":
+        return f"the nearest plan costs {total}"
+    if reason == "days":
+        return f"a plan of {rng.randint(2, 12)} days costs {total}"
+    value = {
+        "destinations": destinations[-1], "nights": destinations[-1], "interests": rng.choice(list(_INTERESTS)),
+    }.get(reason, "")  # fmt: skip
+    return f"without {reason} {value}".strip() + f" a plan costs {total}"
 
 
 def _slipped(rng: Random, arguments: dict[str, Any], field: str) -> dict[str, Any]:

@@ -122,6 +122,8 @@ class Check:
     """For people: "pytest -q", "trip constraints"."""
     run: Callable[[str, ToolContext], CheckResult]
     """Takes the model's final answer."""
+    too_early: Callable[[ToolContext], str] | None = None
+    """Why it is too early to say that the task cannot be done; empty: it is not."""
 
 
 @dataclass(frozen=True, kw_only=True)

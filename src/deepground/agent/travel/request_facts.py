@@ -51,6 +51,22 @@ _DIETS = {
     "vegetarian": r"\bvegetarian|吃素|素食", "vegan": r"\bvegan\b|全素|純素", "halal": r"\bhalal\b|清真",
     "gluten_free": r"gluten|無麩質",
 }  # fmt: skip
+_STARS = (r"\b\d[- ]stars?\b", r"\b(?:at least |of )\d stars?\b", r"\d ?星")
+_GROUP = re.compile(
+    r"\b(?:couple|family|families|both|solo|alone|myself|parents|kids?|child(?:ren)?|friends?|team|group)\b"
+    r"|夫妻|情侶|全家|一家|家人|雙人|獨自|父母|爸媽|小孩|孩子|朋友|同事|團"
+)
+"""Words for how many travel that are no numbers."""
+_ANY_DATE = re.compile(
+    rf"\d ?[月/.-] ?\d|\d ?[號日]|\b(?:{'|'.join(name[:3] for name in calendar.month_name[1:])})"
+    r"|tomorrow|next|today|(?:mon|tues|wednes|thurs|fri|satur|sun)day|今|明|後天|下|星期|週|周|月",
+    re.IGNORECASE,
+)
+_ANY_MODE = re.compile(
+    rf"{'|'.join(_MODE_WORDS.values())}|rail|drive|driving|car\b|rent|taxi|mrt|fly|cruise|開車|租車|自駕|計程車|捷運|鐵|車|飛|航|渡|搭",
+    re.IGNORECASE,
+)
+_ANY_AMOUNT = re.compile(r"\d{3}|\d,\d|hundred|thousand|cheap|\d ?k\b|[百千萬]", re.IGNORECASE)
 _WEEKEND = re.compile(r"\bweekend\b|週末|周末")
 _SIGHT = re.compile(
     r" ?(?:Museum|Temple|Park|Tower|Night Market|Old Street|Palace|Garden|Lake|Station|Airport|Hotel|Castle|Shrine)\b"
@@ -117,6 +133,25 @@ def contradictions(arguments: Mapping[str, Any], facts: Facts, world: World) -> 
             list(wanted) if isinstance(wanted, tuple) else wanted.isoformat() if isinstance(wanted, dt.date) else wanted
         )
     return wrong
+
+
+def unsaid(arguments: Mapping[str, Any], facts: Facts) -> list[str]:
+    """The fields of a call that the request says nothing about, as far as plain readers can be sure of that."""
+    text = facts.text
+    rest = text
+    for pattern in (*_DAYS, *_MONEY, *_DATES, *_STARS):
+        rest = re.sub(pattern, " ", rest, flags=re.IGNORECASE)
+    people = bool(re.search(rf"{_NUMBER}|\d", rest, re.IGNORECASE) or _GROUP.search(rest))
+    said = {
+        "travellers": people, "children": people, "budget": bool(_ANY_AMOUNT.search(text)),
+        "start": bool(_ANY_DATE.search(text)), "min_stars": bool(re.search(r"star|星|luxur|豪華", text, re.IGNORECASE)),
+        "transport": bool(_ANY_MODE.search(text)), "avoid_transport": bool(_ANY_MODE.search(text)),
+    }  # fmt: skip
+    plain = {"travellers": (1,), "children": (0,)}
+    return [
+        field for field, is_said in said.items()
+        if not is_said and arguments.get(field) not in (None, [], "", *plain.get(field, ()))
+    ]  # fmt: skip
 
 
 def _agrees(field: str, wanted: Any, given: Any, text: str, world: World) -> bool:

@@ -10,6 +10,7 @@ import datetime as dt
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +23,12 @@ from deepground.agent.travel.plan_page import plan_page
 from deepground.agent.travel.plan_text import Language, item_text, language_of, plan_text, time_span
 from deepground.agent.travel.planner import Limits
 from deepground.agent.travel.request import read_request, request_schema
-from deepground.agent.travel.request_facts import Facts, contradictions, read_facts
+from deepground.agent.travel.request_facts import Facts, contradictions, read_facts, unsaid
 from deepground.agent.travel.search import search_tools
 from deepground.agent.travel.trip import TripResult, plan_trip
 from deepground.agent.travel.world import World
 from deepground.errors import TripRequestError
-from deepground.tasks.trips import PLAN_TRIP
+from deepground.tasks.trips import PLAN_TRIP, TOO_EARLY
 
 PLAN_FILE, NEAREST_FILE = "plan.json", "nearest.json"
 _INSTRUCTIONS = (
@@ -45,6 +46,8 @@ class _Trip:
     world: World
     today: dt.date
     limits: Limits
+    is_planned: bool = False
+    """The planner has answered, in whatever way."""
     is_impossible: bool = False
     """The planner's last word: nothing that the model could do better."""
     facts: Facts = field(init=False)
@@ -77,7 +80,7 @@ def travel_toolset(
         tools=(*search_tools(trip.world), plan),
         instructions=_INSTRUCTIONS,
         check=_check(trip),
-        restore=_forget,
+        restore=partial(_forget, trip),
     )
 
 
@@ -87,7 +90,7 @@ def small_travel_toolset(
     """The planner alone, as the bundled model knows it; arguments as for `travel_toolset`."""
     trip = _Trip(task, world or default_world(), today or dt.date.today(), limits or Limits())
     plan = _plan_tool(trip, PLAN_TRIP.name, PLAN_TRIP.description, PLAN_TRIP.parameters, small=True)
-    return Toolset(name="travel", tools=(plan,), check=_check(trip), restore=_forget)
+    return Toolset(name="travel", tools=(plan,), check=_check(trip), restore=partial(_forget, trip))
 
 
 def _plan_tool(trip: _Trip, name: str, description: str, schema: Mapping[str, Any], *, small: bool) -> Tool:
@@ -96,12 +99,15 @@ def _plan_tool(trip: _Trip, name: str, description: str, schema: Mapping[str, An
         if wrong:
             first = next(iter(wrong))
             return _refused({"error": f"wrong {first}", "closest": wrong[first]}, "not_as_asked")
+        if made_up := unsaid(arguments, trip.facts):
+            return _refused({"error": f"nothing about {made_up[0]}"}, "not_as_asked")
         try:
             request = read_request(dict(arguments))
             result = plan_trip(request, trip.world, trip.today, trip.limits)
         except TripRequestError as error:
             return _refused(_complaint(error, arguments, trip.world), "bad_request")
         files = _write(result, trip.language, context.artifacts)
+        trip.is_planned = True
         trip.is_impossible = result.plan is None
         if result.plan is not None:
             content = {
@@ -168,8 +174,9 @@ def _brief(plan: Plan, language: Language) -> list[str]:
     return lines
 
 
-def _forget(context: ToolContext) -> None:
+def _forget(trip: _Trip, context: ToolContext) -> None:
     """Before another attempt: an earlier plan must not pass for its own."""
+    trip.is_planned = trip.is_impossible = False
     _remove(context.artifacts)
 
 
@@ -214,4 +221,9 @@ def _check(trip: _Trip) -> Check:
         data = {"checks": report.checked, "violations": [vars(violation) for violation in report.violations]}
         return CheckResult(passed=report.passed, report=report.summary(), data=data)
 
-    return Check(name="trip constraints", run=run)
+    def too_early(context: ToolContext) -> str:
+        facts = trip.facts
+        clear = facts.origin is not None and facts.destinations is not None and facts.days is not None
+        return TOO_EARLY if clear and not trip.is_planned else ""
+
+    return Check(name="trip constraints", run=run, too_early=too_early)

@@ -1,6 +1,7 @@
 """Steps of agents: calls fit the tools, what the tools and the loop look like, and what counts as the same step."""
 
 import json
+from collections import Counter
 
 import jsonschema
 import pytest
@@ -10,7 +11,7 @@ from deepground.agent.tools.finish import finish_tool
 from deepground.agent.travel.request import TripRequest, read_request
 from deepground.tasks import TASKS, Problem
 from deepground.tasks.agent_steps import FINISH, SYSTEM
-from deepground.tasks.code_agent import apply_edit
+from deepground.tasks.code import grade_source
 from deepground.tasks.trips import PLAN_TRIP
 
 NAMES = ("trip_agent", "code_agent")
@@ -55,29 +56,45 @@ def test_what_the_planner_complains_about_is_put_right_and_nothing_else() -> Non
         result = json.loads(p.context[3].text)
         complaint, _, name = result["error"].partition(" ")
         complaints.add(complaint)
-        if complaint == "no":
+        if complaint == "nothing":
+            name = name.removeprefix("about ")
+            assert {key: value for key, value in before.items() if key != name} == after != before
+        elif complaint == "no":
             wrong = json.dumps(name.removeprefix("city "), ensure_ascii=False)
             right = json.dumps(result["closest"], ensure_ascii=False)
             assert json.loads(call.arguments.replace(wrong, right)) == after
         else:
             assert before.get(name) != after[name] == result["closest"]
             assert {**before, name: result["closest"]} == after
-    assert complaints == {"no", "wrong"}
+    assert complaints == {"no", "wrong", "nothing"}
 
 
-def test_an_edit_repairs_the_file() -> None:
-    edited = 0
-    for p in problems("code_agent", 200):
-        if p.meta["kind"] != "edit":
+def test_a_repair_writes_what_passes() -> None:
+    kinds = Counter()
+    for p in problems("code_agent", 300):
+        kinds[p.meta["kind"]] += 1
+        if p.meta["kind"] not in {"fix", "again"}:
             continue
-        content, arguments = p.context[5].text, json.loads(p.calls[0].arguments)
-        changed = apply_edit(content, arguments)
-        if content.count(arguments["old"]) == 1:
-            assert changed is not None
-            assert changed != content
-            compile(changed, "edited", "exec")
-            edited += 1
-    assert edited > 50
+        viewed, arguments = p.context[5].text, json.loads(p.calls[0].arguments)
+        assert p.calls[0].name == "write_file"
+        assert arguments["content"] != viewed == p.meta["content"]
+        assert grade_source(arguments["content"], p.meta) == 1.0
+        assert run_function_of(p, viewed) == 0.0
+        if p.meta["kind"] == "again":
+            failed = json.loads(p.context[6].tool_calls[0].arguments)["content"]
+            assert run_function_of(p, failed) == 0.0
+    assert kinds["fix"] > 80
+    assert kinds["again"] > 10
+
+
+def run_function_of(p: Problem, source: str) -> float:
+    """Whether a program passes the problem's tests, without the sandbox: these programs are our own."""
+    names: dict[str, object] = {}
+    try:
+        exec(source + "\n" + p.meta["tests"], names)
+    except Exception:
+        return 0.0
+    return 1.0
 
 
 def test_runs_end_only_with_what_the_tools_said() -> None:
@@ -88,7 +105,7 @@ def test_runs_end_only_with_what_the_tools_said() -> None:
             assert "assert" in p.context[-1].text
             assert json.loads(p.calls[0].arguments)["status"] == "cannot"
     kinds = {p.meta["kind"] for p in problems("trip_agent", 300)}
-    assert kinds == {"call", "done", "cannot", "repair", "missing", "other"}
+    assert kinds == {"call", "done", "cannot", "repair", "early", "missing", "other"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -111,12 +128,20 @@ def test_lists_are_sets_save_the_order_of_cities() -> None:
             assert task.grade(p, f"plan_trip({json.dumps(turned)})") == 0.0
 
 
-def test_another_edit_with_the_same_result_is_right() -> None:
+def test_other_repairs_with_the_same_result_are_right() -> None:
     task = TASKS["code_agent"]
-    p = next(p for p in problems("code_agent", 300, level=1) if p.meta["kind"] == "edit" and " + " in p.answer)
-    arguments = json.loads(p.calls[0].arguments)
-    old, new = arguments["old"].strip(), arguments["new"].strip()
-    assert task.grade(p, f"edit_file({json.dumps({**arguments, 'old': old, 'new': new})})") == 1.0
-    assert task.grade(p, f"edit_file({json.dumps({**arguments, 'old': old, 'new': 'return 0 * 4711'})})") == 0.0
-    assert task.grade(p, f"edit_file({json.dumps({**arguments, 'old': 'no such text'})})") == 0.0
-    assert task.grade(p, f"edit_file({json.dumps({**arguments, 'path': 'other.py'})})") == 0.0
+    p = next(p for p in problems("code_agent", 300, level=1) if p.meta["kind"] == "fix" and " + " in p.answer)
+    path, content = (json.loads(p.calls[0].arguments)[name] for name in ("path", "content"))
+    broken, right = p.meta["content"].split("\n"), content.split("\n")
+    old, new = next((a, b) for a, b in zip(broken, right, strict=True) if a != b)
+
+    def grade(tool: str, **arguments: str) -> float:
+        return task.grade(p, f"{tool}({json.dumps(arguments)})")
+
+    assert grade("edit_file", path=path, old=old, new=new) == 1.0
+    assert grade("edit_file", path=path, old=old, new="    return 0 * 4711") == 0.0
+    assert grade("edit_file", path=path, old="no such text", new=new) == 0.0
+    assert grade("edit_file", path="other.py", old=old, new=new) == 0.0
+    assert grade("write_file", path=path, content=content.replace(" + ", "  +  ")) == 1.0
+    assert grade("write_file", path=path, content=p.meta["content"]) == 0.0
+    assert grade("write_file", path="other.py", content=content) == 0.0

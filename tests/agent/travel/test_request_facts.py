@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deepground.agent.travel.request_facts import contradictions, read_facts
+from deepground.agent.travel.request_facts import contradictions, read_facts, unsaid
 from deepground.agent.travel.world import World
 from deepground.tasks.trips import TripAgent
 
@@ -64,6 +64,23 @@ def test_right_arguments_are_never_contradicted(world: World, language: Any) -> 
         rng = Random(seed)
         _, arguments, text = TripAgent().request(rng, ("train", "test")[seed % 2], 1 + seed % 4, language)  # type: ignore[arg-type]
         assert contradictions(arguments, read_facts(text, world), world) == {}, text
+        assert unsaid(arguments, read_facts(text, world)) == [], text
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "fields"),
+    [
+        ("3 days in Tainan from Taipei", {"travellers": 4, "budget": 9000, "min_stars": 3, "start": "2026-10-01"},
+         ["travellers", "budget", "start", "min_stars"]),
+        ("3 days in Tainan from Taipei", {"travellers": 1, "days": 3, "transport": ["bus"]}, ["transport"]),
+        ("從台北去台南3天", {"travellers": 2, "children": 1}, ["travellers", "children"]),
+        ("從台北去台南3天，我們夫妻兩人", {"travellers": 2}, []),
+        ("3 days in Tainan from Taipei with my family, next week, by car, cheap",
+         {"travellers": 4, "children": 2, "budget": 900, "start": "2026-10-01", "transport": ["bus"]}, []),
+    ],
+)  # fmt: skip
+def test_what_is_not_said_is_named(world: World, text: str, arguments: dict[str, Any], fields: list[str]) -> None:
+    assert unsaid(arguments, read_facts(text, world)) == fields
 
 
 @pytest.mark.parametrize(

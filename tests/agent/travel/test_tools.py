@@ -23,7 +23,7 @@ from deepground.agent.travel.plan_text import plan_text
 from deepground.agent.travel.planner import Limits
 from deepground.agent.travel.tools import small_travel_toolset, travel_toolset
 from deepground.agent.travel.world import World
-from deepground.tasks.trips import PLAN_TRIP
+from deepground.tasks.trips import PLAN_TRIP, TOO_EARLY
 
 TODAY = dt.date(2026, 3, 2)
 TASK = "Plan a 3-day trip from Taipei to Tainan for two under NT$12,000."
@@ -118,10 +118,33 @@ def test_what_is_proven_impossible_is_not_tried_again(world: World, tmp_path: Pa
 
 
 def test_another_attempt_finds_no_plan_of_an_earlier_one(world: World, tmp_path: Path) -> None:
-    again: Step = call("plan_trip", **{**CALL, "days": 2})
+    task = "Plan some days from Taipei to Tainan for two under NT$12,000."
+    again: Step = call("plan_trip", **{**CALL, "budget": 1200})
     script: list[Step] = [again, finish("Not me.", status="cannot"), finish("Ready."), PLAN, finish("Ready.")]
-    outcome, events, _ = run(script, tmp_path, toolset(world), attempts=2)
+    outcome, events, _ = run(script, tmp_path, toolset(world, task), task, attempts=2)
     assert len(of_type(events, "attempt")) == 1
+    assert outcome.status == "completed"
+
+
+def test_nobody_gives_up_before_asking_the_planner(world: World, tmp_path: Path) -> None:
+    no: Step = finish("My tools cannot do that.", status="cannot")
+    outcome, events, _ = run([no, PLAN, finish("Ready.")], tmp_path, toolset(world))
+    assert outcome.status == "completed"
+    assert of_type(events, "tool_result")[0]["content"] == TOO_EARLY
+    task = "Write a poem about the sea"
+    outcome, _, _ = run([no], tmp_path, toolset(world, task), task)
+    assert outcome.status == "incomplete"
+
+
+def test_what_the_request_does_not_say_goes_back(world: World, tmp_path: Path) -> None:
+    task = "Plan a 3-day trip from Taipei to Tainan."
+    plain = {"origin": "Taipei", "destinations": ["Tainan"], "days": 3}
+    script: list[Step] = [
+        call("plan_trip", **plain, travellers=9), call("plan_trip", **plain, min_stars=5), call("plan_trip", **plain),
+        finish("Ready."),
+    ]  # fmt: skip
+    outcome, _, results = run(script, tmp_path, toolset(world, task), task)
+    assert results[:2] == [{"error": "nothing about travellers"}, {"error": "nothing about min_stars"}]
     assert outcome.status == "completed"
 
 

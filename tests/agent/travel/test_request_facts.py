@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deepground.agent.travel.request_facts import contradictions, read_facts, unsaid
+from deepground.agent.travel.request_facts import contradictions, read_facts, spelled_as_asked, unsaid
 from deepground.agent.travel.world import World
 from deepground.tasks.trips import TripAgent
 
@@ -74,6 +74,7 @@ def test_right_arguments_are_never_contradicted(world: World, language: Any) -> 
          ["travellers", "budget", "start", "min_stars"]),
         ("3 days in Tainan from Taipei", {"travellers": 1, "days": 3, "transport": ["bus"]}, ["transport"]),
         ("從台北去台南3天", {"travellers": 2, "children": 1}, ["travellers", "children"]),
+        ("Organize a 3-day tour of Kyoto from Hakone.", {"travellers": 4}, ["travellers"]),
         ("從台北去台南3天，我們夫妻兩人", {"travellers": 2}, []),
         ("3 days in Tainan from Taipei with my family, next week, by car, cheap",
          {"travellers": 4, "children": 2, "budget": 900, "start": "2026-10-01", "transport": ["bus"]}, []),
@@ -107,3 +108,13 @@ def test_what_differs_is_named_with_what_the_request_says(
     }
     changed = {name: value for name, value in {**arguments, **change}.items() if value is not None}
     assert contradictions(changed, facts, world) == {field: right}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("奈良鍵", "奈良"), ("奈良", "奈良"), ("Nara", "Nara"), ("大阪鍵", "大阪鍵"), ("名古屋x", "名古屋"), (3, 3)],
+)
+def test_a_slip_behind_a_city_of_the_request_is_passed_over(world: World, written: Any, read: Any) -> None:
+    facts = read_facts("想去名古屋8天，從奈良走", world)
+    given = {"origin": written, "destinations": [written], "days": 8}
+    assert spelled_as_asked(given, facts, world) == {"origin": read, "destinations": [read], "days": 8}

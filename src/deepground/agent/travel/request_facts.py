@@ -135,13 +135,30 @@ def contradictions(arguments: Mapping[str, Any], facts: Facts, world: World) -> 
     return wrong
 
 
+def spelled_as_asked(arguments: Mapping[str, Any], facts: Facts, world: World) -> dict[str, Any]:
+    """The arguments with cities that are spelled wrongly, but clearly those of the request, as it spells them."""
+    given, asked = dict(arguments), [facts.origin, *(facts.destinations or ())]
+
+    def name(written: Any) -> Any:
+        if world.names("city").get(normalise(str(written))):
+            return written
+        same = [city for city in asked if city and normalise(str(written)).startswith(normalise(city))]
+        return same[0] if len(same) == 1 else written
+
+    if "origin" in given:
+        given["origin"] = name(given["origin"])
+    if isinstance(given.get("destinations"), list):
+        given["destinations"] = [name(city) for city in given["destinations"]]
+    return given
+
+
 def unsaid(arguments: Mapping[str, Any], facts: Facts) -> list[str]:
     """The fields of a call that the request says nothing about, as far as plain readers can be sure of that."""
     text = facts.text
     rest = text
     for pattern in (*_DAYS, *_MONEY, *_DATES, *_STARS):
         rest = re.sub(pattern, " ", rest, flags=re.IGNORECASE)
-    people = bool(re.search(rf"{_NUMBER}|\d", rest, re.IGNORECASE) or _GROUP.search(rest))
+    people = bool(re.search(rf"(?<![a-z]){_NUMBER}(?![a-z])|\d", rest, re.IGNORECASE) or _GROUP.search(rest))
     said = {
         "travellers": people, "children": people, "budget": bool(_ANY_AMOUNT.search(text)),
         "start": bool(_ANY_DATE.search(text)), "min_stars": bool(re.search(r"star|星|luxur|豪華", text, re.IGNORECASE)),

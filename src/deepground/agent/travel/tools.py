@@ -23,7 +23,13 @@ from deepground.agent.travel.plan_page import plan_page
 from deepground.agent.travel.plan_text import Language, item_text, language_of, plan_text, time_span
 from deepground.agent.travel.planner import Limits
 from deepground.agent.travel.request import read_request, request_schema
-from deepground.agent.travel.request_facts import Facts, contradictions, read_facts, unsaid
+from deepground.agent.travel.request_facts import (
+    Facts,
+    contradictions,
+    read_facts,
+    spelled_as_asked,
+    unsaid,
+)
 from deepground.agent.travel.search import search_tools
 from deepground.agent.travel.trip import TripResult, plan_trip
 from deepground.agent.travel.world import World
@@ -95,6 +101,7 @@ def small_travel_toolset(
 
 def _plan_tool(trip: _Trip, name: str, description: str, schema: Mapping[str, Any], *, small: bool) -> Tool:
     def run(arguments: Mapping[str, Any], context: ToolContext) -> ToolResult:
+        arguments = spelled_as_asked(arguments, trip.facts, trip.world)
         wrong = contradictions(arguments, trip.facts, trip.world)
         if wrong:
             first = next(iter(wrong))

@@ -7,13 +7,10 @@ run whose folder has a checkpoint goes on from it, and repeats the losses of a r
 from __future__ import annotations
 
 import dataclasses
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -28,6 +25,7 @@ from deepground.train.loss import ExpertBalancer, masked_cross_entropy
 from deepground.train.mtp import freeze_main_model, main_model_digest, mtp_loss
 from deepground.train.optim import OptimizerConfig, Schedule, build_optimizers, set_step_sizes
 from deepground.train.reporting import Reporter, StepResult
+from deepground.train.stopping import stop_requests
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -229,7 +227,7 @@ def pretrain(trainer: Trainer, folder: Path, reporter: Reporter) -> PretrainResu
     if found:
         reporter.note(f"resumed from {newest}" + "".join(f"; changed {change}" for change in changes))
     deadline = None if config.max_minutes is None else time.monotonic() + 60 * config.max_minutes
-    with _stop_requests() as stop_requested:
+    with stop_requests() as stop_requested:
         while trainer.step < config.schedule.total_steps:
             reporter.step(trainer.run_step())
             stop = stop_requested() or (deadline is not None and time.monotonic() > deadline)
@@ -242,24 +240,6 @@ def pretrain(trainer: Trainer, folder: Path, reporter: Reporter) -> PretrainResu
     reporter.note(f"{'finished' if finished else 'stopped'} at step {trainer.step}; checkpoint {newest}")
     reporter.end()
     return PretrainResult(trainer.step, finished, newest)
-
-
-@contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a question that the loop asks between steps."""
-    requested: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        if requested:
-            raise KeyboardInterrupt
-        requested.append(number)
-
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(requested)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:

@@ -8,7 +8,7 @@ result does not depend on the number of workers beyond rounding. Checkpoints are
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from deepground.train import checkpoint
 from deepground.train.data import PackedBatch, Sample
 from deepground.train.loss import IGNORED, masked_cross_entropy
 from deepground.train.optim import Muon
-from deepground.train.sft.trainer import SftConfig, SftTrainer
+from deepground.train.sft.trainer import SftConfig, SftTrainer, validation_loss
 
 
 class ShardedLoss(nn.Module):
@@ -118,30 +118,23 @@ class ShardedTrainer(SftTrainer):
         dist.all_reduce(wanted, op=dist.ReduceOp.MAX)
         return bool(wanted)
 
-    @torch.no_grad()
     def validate(self) -> float | None:
         """As `SftTrainer.validate`; every worker computes it, since each pass needs all of them."""
         if not self._validation:
             return None
-        self.decoder.eval()
-        total = trained = 0.0
-        for rows, targets_T in self._validation_passes():
-            total += float(self._loss(rows, targets_T))
-            trained += int((targets_T != IGNORED).sum())
+        loss = validation_loss(
+            self.decoder,
+            self._validation,
+            self._pad_id,
+            self._device,
+            self.precision,
+            self.config.micro_rows,
+            self._loss,
+        )
         # The root keeps its gathered weights for a backward pass, and none comes.
         assert isinstance(self._loss, FSDPModule)
         self._loss.reshard()
-        self.decoder.train()
-        return total / max(1.0, trained)
-
-    def _validation_passes(self) -> Iterator[tuple[RowBatch, Tensor]]:
-        from deepground.train.data import pack_rows
-
-        ordered = sorted(self._validation, key=lambda sample: len(sample.token_ids))
-        for start in range(0, len(ordered), self.config.micro_rows):
-            part = ordered[start : start + self.config.micro_rows]
-            batch = pack_rows([[sample] for sample in part], len(part[-1].token_ids), self._pad_id)
-            yield from batch.split(len(part), self._device)
+        return loss
 
     def save(self, folder: Path) -> Path:
         """Write a sharded checkpoint, whole or not at all."""

@@ -13,13 +13,15 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from deepground.errors import CheckpointError, TrainingError
-from deepground.model import Decoder
+from deepground.model import Decoder, RowBatch
 from deepground.train import checkpoint
 from deepground.train.answering.journal import write_whole
 from deepground.train.data import DataPosition, PackedBatch, PackedStream, Sample, pack_rows
@@ -274,8 +276,20 @@ def validation_loss(
     device: torch.device | str = "cpu",
     precision: torch.dtype = torch.float32,
     rows_per_pass: int = 1,
+    loss: Callable[[RowBatch, Tensor], Tensor] | None = None,
 ) -> float:
-    """Mean negative log-likelihood of the replies' tokens, in nats."""
+    """Mean negative log-likelihood of the replies' tokens, in nats.
+
+    Args:
+        decoder: the model.
+        samples: held-out ones.
+        pad_id: token of the unused ends of rows.
+        device: where the model lives.
+        precision: of the products.
+        rows_per_pass: samples of one pass.
+        loss: of a pass, summed; the decoder's own, if not given.
+    """
+    loss = loss or partial(masked_cross_entropy, decoder)
     was_training = decoder.training
     decoder.eval()
     total, count = 0.0, 0
@@ -283,18 +297,12 @@ def validation_loss(
     for start in range(0, len(ordered), rows_per_pass):
         part = ordered[start : start + rows_per_pass]
         batch = pack_rows([[sample] for sample in part], len(part[-1].token_ids), pad_id)
-        total += _batch_loss(decoder, batch, len(part), device, precision)
+        ((rows, targets_T),) = batch.split(len(part), device)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == torch.bfloat16):
+            total += float(loss(rows, targets_T))
         count += batch.num_trained
     decoder.train(was_training)
     return total / max(1, count)
-
-
-def _batch_loss(
-    decoder: Decoder, batch: PackedBatch, num_rows: int, device: torch.device | str, precision: torch.dtype
-) -> float:
-    ((rows, targets_T),) = batch.split(num_rows, device)
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == torch.bfloat16):
-        return float(masked_cross_entropy(decoder, rows, targets_T))
 
 
 @dataclass(frozen=True)

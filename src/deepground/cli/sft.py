@@ -92,7 +92,7 @@ def sft(
         from deepground.train.distributed import run_sft_on_workers
 
         reporter = RunReporter(run, Console())
-        outcome = run_sft_on_workers(plan, run, reporter, workers=workers, address=ray_address)
+        outcome = run_sft_on_workers(plan, run, reporter, workers=workers, address=ray_address, curves=curves)
     if outcome.export is not None:
         print(f"model: {outcome.model}")
 

@@ -53,19 +53,23 @@ _DIETS = {
 }  # fmt: skip
 _STARS = (r"\b\d[- ]stars?\b", r"\b(?:at least |of )\d stars?\b", r"\d ?星")
 _GROUP = re.compile(
-    r"\b(?:couple|family|families|both|solo|alone|myself|parents|kids?|child(?:ren)?|friends?|team|group)\b"
-    r"|夫妻|情侶|全家|一家|家人|雙人|獨自|父母|爸媽|小孩|孩子|朋友|同事|團"
+    r"\b(?:couple|family|families|both|solo|alone|myself|me|we|us|our|parents?|kids?|child(?:ren)?|friends?|team|group"
+    r"|wife|husband|partner|girlfriend|boyfriend|mother|father|mom|mum|dad|sister|brother|sons?|daughters?|grand\w+)\b"
+    r"|我們|咱們|夫妻|夫婦|情侶|太太|老婆|老公|先生|女友|男友|全家|一家|家人|雙人|獨自|父母|爸|媽|兒|女|小孩|孩子|朋友|同事|同學|團|一起",
+    re.IGNORECASE,
 )
-"""Words for how many travel that are no numbers."""
+"""Words for who travels that are no numbers: how many that is, plain readers cannot say."""
 _ANY_DATE = re.compile(
     rf"\d ?[月/.-] ?\d|\d ?[號日]|\b(?:{'|'.join(name[:3] for name in calendar.month_name[1:])})"
-    r"|tomorrow|next|today|(?:mon|tues|wednes|thurs|fri|satur|sun)day|今|明|後天|下|星期|週|周|月",
+    r"|tomorrow|next|today|weekend|spring|summer|autumn|fall\b|winter|holiday|christmas|easter|new year"
+    r"|(?:mon|tues|wednes|thurs|fri|satur|sun)day|今|明|後天|下|星期|週|周|月|春|夏|秋|冬|節|假",
     re.IGNORECASE,
 )
 _ANY_MODE = re.compile(
     rf"{'|'.join(_MODE_WORDS.values())}|rail|drive|driving|car\b|rent|taxi|mrt|fly|cruise|開車|租車|自駕|計程車|捷運|鐵|車|飛|航|渡|搭",
     re.IGNORECASE,
 )
+_ANY_STAY = re.compile(r"stars?\b|hotel|luxur|星|飯店|旅館|豪華", re.IGNORECASE)
 _ANY_AMOUNT = re.compile(r"\d{3}|\d,\d|hundred|thousand|cheap|\d ?k\b|[百千萬]", re.IGNORECASE)
 _WEEKEND = re.compile(r"\bweekend\b|週末|周末")
 _SIGHT = re.compile(
@@ -161,7 +165,7 @@ def unsaid(arguments: Mapping[str, Any], facts: Facts) -> list[str]:
     people = bool(re.search(rf"(?<![a-z]){_NUMBER}(?![a-z])|\d", rest, re.IGNORECASE) or _GROUP.search(rest))
     said = {
         "travellers": people, "children": people, "budget": bool(_ANY_AMOUNT.search(text)),
-        "start": bool(_ANY_DATE.search(text)), "min_stars": bool(re.search(r"star|星|luxur|豪華", text, re.IGNORECASE)),
+        "start": bool(_ANY_DATE.search(text)), "min_stars": bool(_ANY_STAY.search(text)),
         "transport": bool(_ANY_MODE.search(text)), "avoid_transport": bool(_ANY_MODE.search(text)),
     }  # fmt: skip
     plain = {"travellers": (1,), "children": (0,)}

@@ -43,7 +43,13 @@ _FINAL = "final"
 
 
 def run_sft_on_workers(
-    plan: SftPlan, folder: Path, reporter: Reporter, *, workers: int, address: str | None = None
+    plan: SftPlan,
+    folder: Path,
+    reporter: Reporter,
+    *,
+    workers: int,
+    address: str | None = None,
+    curves: bool = False,
 ) -> SftOutcome:
     """`run_sft` with the training done by several workers; the result is the same but for rounding.
 
@@ -53,6 +59,7 @@ def run_sft_on_workers(
         reporter: told what the first worker tells.
         workers: number of processes.
         address: of a Ray cluster, host:port; None: one is started on this machine and ends with the run.
+        curves: write TensorBoard curves, as `RunReporter` does.
 
     Raises:
         TrainingError: Ray is missing or does not answer, the settings do not suit workers, or workers died too often.
@@ -61,7 +68,7 @@ def run_sft_on_workers(
     if workers < 1:
         raise TrainingError(f"workers is {workers}; it must be at least 1")
     folder, plan = folder.resolve(), _absolute(plan)
-    train = partial(_train_on_ray, workers=workers, address=address)
+    train = partial(_train_on_ray, workers=workers, address=address, curves=curves)
     return run_sft(plan, folder, reporter, train=train, kind="sft on workers")
 
 
@@ -72,7 +79,14 @@ def _absolute(plan: SftPlan) -> SftPlan:
 
 
 def _train_on_ray(
-    plan: SftPlan, prepared: PreparedRun, folder: Path, reporter: Reporter, *, workers: int, address: str | None
+    plan: SftPlan,
+    prepared: PreparedRun,
+    folder: Path,
+    reporter: Reporter,
+    *,
+    workers: int,
+    address: str | None,
+    curves: bool,
 ) -> SftResult:
     check_settings(prepared.settings, workers)
     # Ray would run its workers at the lowest priority, where anything else on the machine stops them.
@@ -88,7 +102,7 @@ def _train_on_ray(
     try:
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"plan": plan, "folder": str(folder)},
+            train_loop_config={"plan": plan, "folder": str(folder), "curves": curves},
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1}),
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
             run_config=RunConfig(
@@ -134,7 +148,7 @@ def _work(config: dict[str, Any]) -> None:
         fine_tune(trainer, folder, _Silent())
     else:
         with (folder / _LOG).open("a", encoding="utf-8") as log:
-            fine_tune(trainer, folder, RunReporter(folder, Console(file=log, width=200)))
+            fine_tune(trainer, folder, RunReporter(folder, Console(file=log, width=200), curves=config["curves"]))
     if trainer.best is None:
         trainer.write_whole(folder / _FINAL, {})
     dist.barrier()

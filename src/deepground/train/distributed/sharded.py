@@ -8,7 +8,6 @@ result does not depend on the number of workers beyond rounding. Checkpoints are
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from deepground.errors import CheckpointError, TrainingError
 from deepground.model import Decoder, RowBatch
 from deepground.train import checkpoint
-from deepground.train.data import PackedBatch, Sample
+from deepground.train.data import PackedBatch
 from deepground.train.loss import IGNORED, masked_cross_entropy
 from deepground.train.optim import Muon
 from deepground.train.sft.trainer import SftConfig, SftTrainer, validation_loss
@@ -72,27 +71,14 @@ class ShardedTrainer(SftTrainer):
         TrainingError: the settings do not go together with workers; names the one.
     """
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        make_sample: Callable[[int], Sample],
-        validation: Sequence[Sample],
-        config: SftConfig,
-        *,
-        pad_id: int,
-        data_digest: str = "",
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def _prepare(self) -> None:
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
         self.writes = self._rank == 0
-        check_settings(config, self._world)
-        self._loss = shard(decoder, torch.device(device).type)
-        super().__init__(
-            decoder, make_sample, validation, config, pad_id=pad_id, data_digest=data_digest, device=device
-        )
+        check_settings(self.config, self._world)
+        self._loss = shard(self.decoder, self._device.type)
 
     def _add_gradients(self, batch: PackedBatch) -> float:
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
         num_trained = max(1, batch.num_trained)
         passes = list(batch.split(self.config.micro_rows, self._device))
         for rows, targets_T in passes[self._rank :: self._world]:
@@ -101,7 +87,7 @@ class ShardedTrainer(SftTrainer):
             # FSDP takes the mean of the workers' gradients; wanted is the sum.
             (loss * self._world).backward()
             self._balancer.observe()
-            total += loss.detach().double().cpu()
+            total += loss.detach().double()
         dist.all_reduce(total)
         for counts_E in self._balancer.counts():
             dist.all_reduce(counts_E)

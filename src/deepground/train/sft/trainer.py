@@ -109,7 +109,8 @@ class SftTrainer:
         data_digest: str = "",
         device: torch.device | str = "cpu",
     ) -> None:
-        self.decoder, self.config = decoder, config
+        self.decoder, self.config, self._device = decoder, config, torch.device(device)
+        self._prepare()
         self.step = self.tokens = 0
         self.validations: list[Validation] = []
         self.position = DataPosition()
@@ -119,8 +120,11 @@ class SftTrainer:
         self.optimizers = build_optimizers(decoder, config.optimizer)
         self._balancer = ExpertBalancer(decoder if balanced else torch.nn.Module(), config.balance_gamma)
         self._make_sample, self._validation = make_sample, validation
-        self._pad_id, self._digest, self._device = pad_id, data_digest, torch.device(device)
+        self._pad_id, self._digest = pad_id, data_digest
         self._stream = self._open_stream()
+
+    def _prepare(self) -> None:
+        """What has to be done to the model before its parameters are looked at."""
 
     def run_step(self) -> StepResult:
         """One step of the schedule."""

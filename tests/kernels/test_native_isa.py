@@ -231,4 +231,8 @@ def test_no_instruction_leaves_its_set() -> None:
         symbols = subprocess.run(["nm", "--defined-only", str(path)], capture_output=True, text=True, check=True).stdout
         assert not [line for line in symbols.splitlines() if line.split()[1] in "WVu"], path.name
         assert ("tdpbf16ps" in code and "ldtilecfg" in code) == (path.name == "isa_amx.cpp.o"), path.name
-        assert ("vdpbf16ps" in code) == (path.name == "isa_avx512_bf16.cpp.o"), path.name
+        with_products = (
+            "isa_avx512_bf16.cpp.o",
+            "isa_amx.cpp.o",
+        )  # the second set is chosen only where there is the first
+        assert ("vdpbf16ps" in code) == (path.name in with_products), path.name

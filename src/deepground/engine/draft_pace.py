@@ -14,14 +14,21 @@ from typing import NamedTuple
 
 NEW_SHARE = 0.2
 """Weight of a new measurement against all earlier ones."""
+TRUSTED = 8
+"""Measurements of a place before planning believes that it costs more than assumed: the first ones are cold, as code
+and weights have to come into the caches."""
+BEYOND_COLD = 4.0
+"""A cold step is not slower than assumed by this factor: what is, is trusted at once."""
 ASSUMED_SLOPE = 0.04
 """Cost of one more draft per sequence where nothing was measured yet. Low, so that it gets tried."""
 ASSUMED_ROUND = 0.15
 """Cost of one round of drafting with the model where nothing was measured yet."""
 STALE_STEPS = 2000
 """Measurements older than this many steps are forgotten: the machine may have been busy."""
-REFRESH_STEPS = 64
-"""A plain step is due after so many with drafts, as costs are relative to it."""
+REFRESH_STEPS = 128
+"""Plain steps are due after so many with drafts, as costs are relative to them."""
+REFRESH_PLAIN = 4
+"""So many, of which the fastest counts: the first ones are cold here too."""
 MARGIN = 1.03
 """Drafts must promise to be faster by this factor."""
 LOOK_AHEAD = 4
@@ -58,9 +65,18 @@ class Acceptance:
         return min(max(estimate, LEAST_CHANCE), 1 - LEAST_CHANCE)
 
 
-class _Measured(NamedTuple):
+@dataclass(frozen=True)
+class _Measured:
     value: float
     step: int
+    count: int = 1
+
+    def updated(self, value: float, step: int) -> _Measured:
+        """With a new measurement. The first ones hold the cost of starting up; a later hiccup must not count for much."""
+        if self.count < TRUSTED:
+            return _Measured(min(self.value, value), step, self.count + 1)
+        clipped = min(value, 2 * self.value)
+        return _Measured(self.value + NEW_SHARE * (clipped - self.value), step, self.count + 1)
 
 
 class Curve:
@@ -72,23 +88,26 @@ class Curve:
     """
 
     def __init__(self, *, start: float, slope: float) -> None:
+        self._points = {0: _Measured(start, 0, TRUSTED)}
         self._places = [0]
-        self._points = {0: _Measured(start, 0)}
+        """Those that are trusted, ascending."""
         self._slope = slope
 
     def note(self, place: int, value: float, step: int) -> None:
         """Take in a measurement at a place above 0, made at step number `step`."""
         known = self._points.get(place)
         if known is None:
-            insort(self._places, place)
+            point = _Measured(value, step, TRUSTED if value > BEYOND_COLD * self(place) else 1)
         else:
-            value = known.value + NEW_SHARE * (value - known.value)
-        self._points[place] = _Measured(value, step)
+            point = known.updated(value, step)
+        self._points[place] = point
+        if point.count == TRUSTED:
+            insort(self._places, place)
 
     def forget_before(self, step: int) -> None:
         """Drop what was last measured before a step."""
         self._points = {at: point for at, point in self._points.items() if at == 0 or point.step >= step}
-        self._places = sorted(self._points)
+        self._places = sorted(at for at, point in self._points.items() if point.count >= TRUSTED)
 
     def __call__(self, at: float) -> float:
         """The value at `at`, which is at least 0."""
@@ -109,11 +128,13 @@ class StepCosts:
 
     def __init__(self) -> None:
         self._plain: dict[int, _Measured] = {}
-        """Seconds, by number of sequences; with the number of measurements."""
+        """Seconds, by number of sequences."""
         self._step_curves: dict[int, Curve] = {}
         self._round_curves: dict[int, Curve] = {}
         self._steps = 0
         self._since_plain = 0
+        self._refresh: list[float] = []
+        """Seconds of the plain steps that were due, until there are enough."""
 
     def wants_plain(self, sequences: int) -> bool:
         """There is nothing yet, or nothing recent, to compare with."""
@@ -125,17 +146,16 @@ class StepCosts:
         seconds = max(seconds, 1e-9)  # Some clocks are coarse.
         plain = self._plain.get(sequences)
         if drafts == 0:
+            if self._since_plain >= REFRESH_STEPS:
+                self._refresh.append(seconds)
+                if len(self._refresh) < REFRESH_PLAIN:
+                    return
+                seconds = min(self._refresh)
+            self._refresh.clear()
             self._since_plain = 0
-            if plain is None:
-                self._plain[sequences] = _Measured(seconds, 1)
-                return
-            known, count = plain
-            if count < 3:
-                known = min(known, seconds)  # The first ones hold the cost of starting up.
-            else:
-                # A hiccup of the machine must not make plain steps look slow.
-                known += NEW_SHARE * (min(seconds, 2 * known) - known)
-            self._plain[sequences] = _Measured(known, count + 1)
+            self._plain[sequences] = (
+                _Measured(seconds, self._steps) if plain is None else plain.updated(seconds, self._steps)
+            )
         elif plain is not None:
             self._since_plain += 1
             # No step can sensibly cost more than its tokens one by one.

@@ -46,6 +46,23 @@ class MtpModel(Protocol):
         ...
 
 
+@runtime_checkable
+class DraftingModel(MtpModel, Protocol):
+    """One that drafts all rounds in one call; `model.NativeDecoder` is one."""
+
+    def mtp_draft(
+        self,
+        hidden_TD: Tensor,
+        next_token_ids_T: Tensor,
+        batch: PagedBatch,
+        wanted: Sequence[int],
+        *,
+        least: float,
+    ) -> list[list[int]]:
+        """Drafts after each span's last token; see `model.NativeDecoder`."""
+        ...
+
+
 @dataclass(eq=False)
 class _Track:
     """How far the layer's cache reaches for one request: positions first .. end."""
@@ -119,6 +136,7 @@ class MtpDrafter:
         most: int = MTP_DRAFTS,
     ) -> None:
         self._model = model
+        self._at_once = model if isinstance(model, DraftingModel) else None
         self._cache = cache
         self._tables = tables
         self._pages = pages
@@ -154,6 +172,10 @@ class MtpDrafter:
         next_ids = [
             id_ for order, s in zip(orders, shares, strict=True) for id_ in order.request.token_ids[s.start + 1 :]
         ]
+        if self._at_once is not None:
+            wanted = [order.wanted for order in orders]
+            batch, _ = self._batch(shares, next_ids, ahead=self._most)
+            return self._at_once.mtp_draft(hidden_TD, batch.token_ids_T, batch, wanted, least=LEAST_CONFIDENCE)
         confidence = [1.0] * len(orders)
         active = list(range(len(orders)))
         while active:
@@ -185,25 +207,31 @@ class MtpDrafter:
 
     def _pass(self, shares: Sequence[_Share], hidden_TD: Tensor, next_ids: Sequence[int]) -> Tensor:
         """The layer's states (N, D) at the last token of each share."""
+        batch, ends = self._batch(shares, next_ids)
+        state_TD = self._model.mtp_hidden(hidden_TD, batch.token_ids_T, batch)
+        return state_TD if len(ends) == len(batch.token_ids_T) else state_TD[ends]
+
+    def _batch(
+        self, shares: Sequence[_Share], next_ids: Sequence[int], *, ahead: int = 0
+    ) -> tuple[PagedBatch, list[int]]:
+        """The pass over some shares, with slots for `ahead` tokens more, and the row of each one's last token."""
         spans: list[Span] = []
         positions: list[int] = []
         ends: list[int] = []
         for share in shares:
             first, length = share.track.first, share.stop - share.start
-            slots = share.slots[first : share.stop]
+            slots = share.slots[first : share.stop + ahead]
             spans.append(Span(start=len(positions), length=length, context=share.start - first, slots=slots))
             positions += range(share.start, share.stop)
             ends.append(len(positions) - 1)
         device = self._tables.device
-        next_ids_T = torch.tensor(next_ids, device=device)
         batch = PagedBatch(
-            token_ids_T=next_ids_T,
+            token_ids_T=torch.tensor(next_ids, device=device),
             positions_T=torch.tensor(positions, device=device),
             spans=tuple(spans),
             cache=self._cache,
         )
-        state_TD = self._model.mtp_hidden(hidden_TD, next_ids_T, batch)
-        return state_TD if len(ends) == len(positions) else state_TD[ends]
+        return batch, ends
 
     def _guess(self, state_ND: Tensor) -> tuple[list[int], list[float]]:
         """The most likely token of each row, and how likely it is by the layer's own estimate."""

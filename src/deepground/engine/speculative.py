@@ -155,6 +155,8 @@ class Speculator:
         """Number of the step from which on there may be a probe."""
         self._rest = 0
         """Steps that still go without planning."""
+        self._probing = False
+        """The step has drafts that were not expected to pay. A single such step is cold, and its time says little."""
         self._started = 0.0
         self._drafting = 0.0
         self.num_drafted = 0
@@ -164,7 +166,7 @@ class Speculator:
 
     def propose(self, requests: Sequence[Request]) -> None:
         """Give drafts to the requests that decode in the next step."""
-        self._started, self._drafting = self._clock(), 0.0
+        self._started, self._drafting, self._probing = self._clock(), 0.0, False
         self._steps += 1
         for request in requests:
             request.draft_ids.clear()
@@ -212,7 +214,7 @@ class Speculator:
                 self._judge(record, record.ordered, len(request.draft_ids), count - 1)
             request.draft_ids.clear()
         sequences = len(batch.chunks)
-        if batch.num_tokens == sequences + drafts and len(num_new) == sequences:
+        if batch.num_tokens == sequences + drafts and len(num_new) == sequences and not self._probing:
             self._costs.learn_step(sequences, drafts, self._clock() - self._started - self._drafting)
 
     def forget(self, request_id: str) -> None:
@@ -256,6 +258,7 @@ class Speculator:
                 planned[index] = min(PROBE_DRAFTS, len(chances))
                 probes += planned[index]
         if probes:
+            self._probing = True
             rounds = max(count * proposer.in_rounds for (_, proposer, _, _), count in zip(offers, planned, strict=True))
             extra = self._costs.step_curve(sequences)(8 * probes / sequences) - 1
             extra += self._costs.round_curve(sequences)(rounds)
@@ -280,7 +283,7 @@ class Speculator:
             # After a pause the proposer has more to catch up with than a round's worth; that must not come often.
             pause = self._costs.in_steps(sequences, seconds) / PROBE_SHARE
             self._next_probe = max(self._next_probe, self._steps + int(pause))
-        else:
+        elif not self._probing:
             self._costs.learn_rounds(sequences, rounds, seconds)
 
     def _judge(self, record: _Record, order: Order, drafted: int, accepted: int) -> None:

@@ -251,6 +251,52 @@ class NativeProgram:
             x_TD.data_ptr(),
         )
 
+    def mtp_draft(
+        self,
+        x_TD: Tensor,
+        hidden_TD: Tensor,
+        positions_T: Tensor,
+        angles: tuple[Tensor, Tensor],
+        spans: Sequence[NativeSpan],
+        caches: NativeCaches,
+        depth: int,
+        *,
+        embedding_VD: Tensor,
+        wanted: Sequence[int],
+        least: float,
+    ) -> list[list[int]]:
+        """Drafts after each span, all rounds in one call; `x_TD` is overwritten.
+
+        Args:
+            x_TD: embeddings of the next tokens; with the following ones as in `mtp_forward`.
+            hidden_TD: states of the tokens.
+            positions_T: int64.
+            angles: reach as far as the drafts.
+            spans: their slots reach as far as the drafts.
+            caches: read and written.
+            depth: of the layer.
+            embedding_VD: bfloat16 or float32, contiguous.
+            wanted: most drafts of each span, at least 1.
+            least: where the drafts of a span are less likely together, it gets no more of them.
+        """
+        cos_PR, sin_PR = angles
+        drafts: list[list[int]] = self._program.mtp_draft(
+            x_TD.shape[0],
+            positions_T.data_ptr(),
+            cos_PR.data_ptr(),
+            sin_PR.data_ptr(),
+            _flat(spans),
+            caches.handle,
+            depth,
+            hidden_TD.data_ptr(),
+            x_TD.data_ptr(),
+            embedding_VD.data_ptr(),
+            embedding_VD.dtype == torch.bfloat16,
+            least,
+            list(wanted),
+        )
+        return drafts
+
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits (N, V), float32, of float32 contiguous states."""
         out_NV = torch.empty(hidden_ND.shape[0], self.vocab_size)

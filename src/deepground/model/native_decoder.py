@@ -8,7 +8,7 @@ Legend: T tokens of the pass, N tokens whose logits are wanted, D hidden size, V
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -116,12 +116,46 @@ class NativeDecoder:
         )
         return x_TD
 
+    def mtp_draft(
+        self,
+        hidden_TD: Tensor,
+        next_token_ids_T: Tensor,
+        batch: PagedBatch,
+        wanted: Sequence[int],
+        *,
+        least: float,
+    ) -> list[list[int]]:
+        """Greedy drafts after each span's last token, all rounds in one call.
+
+        Args:
+            hidden_TD: as in `mtp_hidden`.
+            next_token_ids_T: as in `mtp_hidden`.
+            batch: its spans' slots reach beyond the span by as many places as drafts are wanted.
+            wanted: most drafts of each span, at least 1.
+            least: where the drafts of a span are, by the layer's own estimate, less likely together, it gets no more.
+        """
+        embedding_VD = self._embedding
+        if embedding_VD.dtype not in (torch.bfloat16, torch.float32):
+            embedding_VD = self._embedding = Parameter(embedding_VD.float(), requires_grad=False)
+        return self._program.mtp_draft(
+            self._embed(next_token_ids_T),
+            hidden_TD.float().contiguous(),
+            batch.positions_T,
+            self._tables(batch, ahead=max(wanted)),
+            _spans(batch),
+            self._native_caches(batch.cache),
+            0,
+            embedding_VD=embedding_VD,
+            wanted=wanted,
+            least=least,
+        )
+
     def _embed(self, token_ids_T: Tensor) -> Tensor:
         return self._embedding.index_select(0, token_ids_T).float()
 
-    def _tables(self, batch: PagedBatch) -> tuple[Tensor, Tensor]:
-        """Angles of all positions so far met, in the reference's own arithmetic."""
-        length = int(batch.positions_T.max()) + 1
+    def _tables(self, batch: PagedBatch, ahead: int = 0) -> tuple[Tensor, Tensor]:
+        """Angles of all positions so far met and of `ahead` more, in the reference's own arithmetic."""
+        length = int(batch.positions_T.max()) + 1 + ahead
         if length > self._angles[0].shape[0]:
             self._angles = self._rope.tables(torch.arange(max(length, min(2 * length, self.config.max_positions))))
         return self._angles

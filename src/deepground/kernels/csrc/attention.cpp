@@ -56,7 +56,7 @@ struct Work {
 };
 
 int64_t splits_of(const AttentionTask& task, int64_t row_end) {
-    return (task.context + (row_end - 1) / task.heads + 1 + kKeySplit - 1) / kKeySplit;
+    return (task.context + (row_end - 1) / task.heads + task.key_split) / task.key_split;
 }
 
 // Rows of one piece of work; a second state is kept where all splits are dealt with together.
@@ -128,7 +128,10 @@ void merge_shared(const Machine& machine, const std::vector<Shared>& shared) {
 void attend_groups(const Machine& machine, const std::vector<Group>& groups, size_t together) {
     std::vector<Work> works;
     std::vector<Shared> shared;
-    int64_t floats = 0;
+    int64_t floats = 0, all_rows = 0;
+    for (const Group& group : groups) all_rows += group.task.row_end;
+    // A few rows are shared out, too.
+    const int64_t share = (all_rows / machine.pool->threads() + kRowStep - 1) / kRowStep * kRowStep;
     for (const Group& group : groups) {
         const AttentionTask& task = group.task;
         const int64_t tokens = task.row_end / task.heads, splits = splits_of(task, task.row_end);
@@ -137,7 +140,7 @@ void attend_groups(const Machine& machine, const std::vector<Group>& groups, siz
             floats += task.row_end * splits * state_stride(task.value_dim);
             continue;
         }
-        const int64_t step = rows_at_once(task, 2);
+        const int64_t step = std::min(rows_at_once(task, 2), std::max(share, kRowStep));
         for (int64_t end = task.row_end; end > 0; end -= step)  // the last rows see most keys: longest work first
             works.push_back({&group, std::max(end - step, int64_t{0}), end, -1, nullptr});
     }
@@ -240,6 +243,7 @@ void gqa_attention(const Machine& machine, const Span* spans, int64_t count, con
             group.task.heads = shared;
             group.task.row_end = spans[i].length * shared;
             group.task.scale = scale;
+            group.task.key_split = key_split_of(group.task.heads, group.task.key_dim, group.task.value_dim);
             group.out = out + spans[i].start * ldo + head * shared * v_dim;
             group.out_token = ldo;
             group.out_head = v_dim;
@@ -278,6 +282,7 @@ void mla_attention(const Machine& machine, const Span* spans, int64_t count, con
             group.task.heads = heads;
             group.task.row_end = span.length * heads;
             group.task.scale = scale;
+            group.task.key_split = key_split_of(group.task.heads, group.task.key_dim, group.task.value_dim);
             group.out = mixes + first * lora;
             group.out_token = heads * lora;
             group.out_head = lora;

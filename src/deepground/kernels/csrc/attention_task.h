@@ -1,7 +1,7 @@
 // Attention of one thread: some queries of one sequence against one block-wise pass over its keys.
 //
 // A row is a query: one token and one of the heads that share keys and values. Keys are dealt with in blocks of
-// kKeyBlock, counted from position 0 of the sequence. Over the blocks of one split (kKeySplit keys) a row keeps a
+// kKeyBlock, counted from position 0 of the sequence. Over the blocks of one split (`key_split` keys) a row keeps a
 // running maximum, sum and mix; the splits' states are merged in order. So a row's result depends on its query and
 // on the keys that it sees, not on the rows beside it, on how they are shared out, or on how the tokens before it
 // came: decoding, a chunk of a prompt and a whole prompt give the same bits.
@@ -13,8 +13,8 @@
 
 namespace deepground {
 
-constexpr int64_t kKeyBlock = 64, kKeySplit = 512;
-static_assert(kKeyBlock % kPanel == 0 && kKeySplit % kKeyBlock == 0);
+constexpr int64_t kKeyBlock = 64;
+static_assert(kKeyBlock % kPanel == 0);
 
 // One layer of a cache: the row of slot s begins at data + s * width values.
 struct CacheView {
@@ -33,12 +33,22 @@ struct AttentionTask {
     int64_t heads = 0;                   // heads that share these keys
     int64_t row_begin = 0, row_end = 0;  // row = token * heads + head
     float scale = 0;
+    int64_t key_split = 0;  // a multiple of kKeyBlock; by the model's shape alone (key_split_of)
 };
 
 // The state of a row, in floats: its mix in units of e^maximum, in whole panels; the sum, by lanes of a vector; the
 // maximum. Mixes of bf16 values are kept in the order in which a vector's pairs come apart.
 DG_INLINE int64_t state_mix(int64_t value_dim) { return (value_dim + kPanel - 1) / kPanel * kPanel; }
 DG_INLINE int64_t state_stride(int64_t value_dim) { return state_mix(value_dim) + 32; }
+
+// Keys of a split: as few as let the states of one token take a sixteenth of the bytes of its keys, so that the threads
+// have something to share in short texts too.
+DG_INLINE int64_t key_split_of(int64_t heads, int64_t key_dim, int64_t value_dim) {
+    constexpr int64_t kMost = 512;
+    const int64_t keys = 16 * heads * state_stride(value_dim) * 4 / (key_dim * 2);
+    const int64_t blocks = (keys + kKeyBlock - 1) / kKeyBlock;
+    return blocks * kKeyBlock < kMost ? blocks * kKeyBlock : kMost;
+}
 
 struct AttentionKernels {
     // Bytes of scratch that `attend` wants, 64-byte aligned.

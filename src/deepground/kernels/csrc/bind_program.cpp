@@ -53,6 +53,19 @@ void mtp_forward(Program& program, int64_t tokens, uintptr_t positions, uintptr_
     program.mtp_forward(machine(), make_pass(tokens, positions, cos, sin, spans, caches), depth, at<const float>(hidden), at<float>(x));
 }
 
+std::vector<std::vector<int64_t>> mtp_draft(Program& program, int64_t tokens, uintptr_t positions, uintptr_t cos, uintptr_t sin,
+                                            const std::vector<int64_t>& spans, const Caches& caches, int depth, uintptr_t hidden,
+                                            uintptr_t x, uintptr_t embedding, bool bf16, float least,
+                                            const std::vector<int64_t>& wanted) {
+    std::vector<DraftOrder> orders;
+    for (const int64_t count : wanted) orders.push_back({count, {}});
+    program.mtp_draft(machine(), make_pass(tokens, positions, cos, sin, spans, caches), depth, at<const float>(hidden), at<float>(x),
+                      at<const void>(embedding), bf16, least, orders);
+    std::vector<std::vector<int64_t>> ids;
+    for (DraftOrder& order : orders) ids.push_back(std::move(order.ids));
+    return ids;
+}
+
 void set_gqa(Layer& layer, const std::vector<const OwnedMatrix*>& qkvo, const std::vector<uintptr_t>& biases, uintptr_t q_norm,
              uintptr_t k_norm, int heads, int kv_heads, int head_dim, int rotary_dim, float scale) {
     GqaLayer& gqa = layer.gqa;
@@ -130,6 +143,7 @@ void bind_program(nb::module_& m) {
              })
         .def("forward", &forward, nb::call_guard<nb::gil_scoped_release>())
         .def("mtp_forward", &mtp_forward, nb::call_guard<nb::gil_scoped_release>())
+        .def("mtp_draft", &mtp_draft, nb::call_guard<nb::gil_scoped_release>())
         .def(
             "logits",
             [](Program& self, uintptr_t hidden, int64_t rows, uintptr_t out) {

@@ -8,16 +8,17 @@
 #include "impl/elementwise.inl"
 #include "impl/linear.inl"
 #include "impl/pairs.inl"
+#include "impl/attention.inl"
+#include "impl/attention_pairs.inl"
 #include "impl/amx.inl"
 
 namespace deepground {
-extern const AttentionKernels attention_avx512;  // floats, as there
 extern const Kernels kernels_amx_emulated;
 const Kernels kernels_amx_emulated = {
     Isa::amx_emulated,
     kLanes,
     {true, linear_tiles_scratch_bytes, linear_tiles, unpack_pairs},
-    {rms_norm, silu_mul, add_scaled, rope, float_to_bf16, bf16_to_float, read_sum, peak_flops_tiles},
-    &attention_avx512,
+    {rms_norm, silu_mul, add_scaled, rope, float_to_bf16, bf16_to_float, most_likely, read_sum, peak_flops_tiles},
+    &kAttentionPairs,
 };
 }  // namespace deepground

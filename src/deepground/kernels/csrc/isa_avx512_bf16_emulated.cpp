@@ -7,15 +7,16 @@
 #include "impl/elementwise.inl"
 #include "impl/linear.inl"
 #include "impl/pairs.inl"
+#include "impl/attention.inl"
+#include "impl/attention_pairs.inl"
 
 namespace deepground {
-extern const AttentionKernels attention_avx512;  // floats, as there
 extern const Kernels kernels_avx512_bf16_emulated;
 const Kernels kernels_avx512_bf16_emulated = {
     Isa::avx512_bf16_emulated,
     kLanes,
     {true, linear_pairs_scratch_bytes, linear_pairs, unpack_pairs},
-    {rms_norm, silu_mul, add_scaled, rope, float_to_bf16, bf16_to_float, read_sum, peak_flops_pairs},
-    &attention_avx512,
+    {rms_norm, silu_mul, add_scaled, rope, float_to_bf16, bf16_to_float, most_likely, read_sum, peak_flops_pairs},
+    &kAttentionPairs,
 };
 }  // namespace deepground

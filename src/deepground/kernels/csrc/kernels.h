@@ -39,6 +39,9 @@ struct ElementwiseKernels {
     void (*rope)(float* x, const float* cos, const float* sin, int64_t n, bool interleaved);
     void (*float_to_bf16)(const float* x, int64_t n, uint16_t* out);
     void (*bf16_to_float)(const uint16_t* x, int64_t n, float* out);
+    // The index of the largest of n values, of equal ones the first, and its share of the sum of all e^value; the share
+    // is NaN where one of the values is.
+    int64_t (*most_likely)(const float* x, int64_t n, float* share);
     // Sum of n 64-bit words read in order: what memory bandwidth is measured with.
     uint64_t (*read_sum)(const uint64_t* x, int64_t n);
     // Multiply-adds on registers, 2 * W flops each: what the matrix peak is measured with. Returns flops done.

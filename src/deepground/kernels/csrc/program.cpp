@@ -54,6 +54,65 @@ void Program::forward(const Machine& machine, const Pass& pass, float* x) {
 
 void Program::mtp_forward(const Machine& machine, const Pass& pass, int depth, const float* hidden, float* x) {
     const std::lock_guard<std::mutex> lock(mutex_);
+    run_mtp(machine, pass, depth, hidden, x);
+}
+
+void Program::mtp_draft(const Machine& machine, const Pass& pass, int depth, const float* hidden, float* x, const void* embedding,
+                        bool bf16, float least, std::vector<DraftOrder>& orders) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto& ops = machine.kernels->elementwise;
+    const int64_t width = hidden_size, vocab = head.w->n, count = static_cast<int64_t>(pass.spans.size());
+    float* states = draft_states_.get(count * width);
+    float* inputs = draft_inputs_.get(count * width);
+    float* logits_rows = draft_logits_.get(count * vocab);
+    const auto embed = [&](int64_t id, float* out) {
+        if (bf16) ops.bf16_to_float(static_cast<const uint16_t*>(embedding) + id * width, width, out);
+        else std::copy_n(static_cast<const float*>(embedding) + id * width, width, out);
+    };
+    run_mtp(machine, pass, depth, hidden, x);
+    std::vector<int64_t> active, positions;
+    for (int64_t n = 0; n < count; ++n) {
+        const int64_t last = pass.spans[static_cast<size_t>(n)].start + pass.spans[static_cast<size_t>(n)].length - 1;
+        std::copy_n(x + last * width, width, states + n * width);
+        active.push_back(n);
+        positions.push_back(pass.positions[last]);
+    }
+    std::vector<float> confidence(static_cast<size_t>(count), 1.0f);
+    Pass next;
+    next.cos = pass.cos;
+    next.sin = pass.sin;
+    next.caches = pass.caches;
+    while (true) {
+        logits(machine, states, static_cast<int64_t>(active.size()), logits_rows);
+        int64_t kept = 0;
+        next.spans.clear();
+        for (size_t row = 0; row < active.size(); ++row) {
+            const int64_t n = active[row];
+            DraftOrder& order = orders[static_cast<size_t>(n)];
+            float share = 0;
+            const int64_t id = ops.most_likely(logits_rows + static_cast<int64_t>(row) * vocab, vocab, &share);
+            confidence[static_cast<size_t>(n)] *= share;
+            if (!(confidence[static_cast<size_t>(n)] >= least)) continue;  // nor for NaN
+            order.ids.push_back(id);
+            if (static_cast<int64_t>(order.ids.size()) == order.wanted) continue;
+            const Span& span = pass.spans[static_cast<size_t>(n)];
+            const int64_t made = static_cast<int64_t>(order.ids.size());
+            std::copy_n(states + static_cast<int64_t>(row) * width, width, states + kept * width);
+            embed(id, inputs + kept * width);
+            next.spans.push_back({kept, 1, span.context + span.length + made - 1, span.slots});
+            positions[static_cast<size_t>(kept)] = positions[row] + 1;
+            active[static_cast<size_t>(kept++)] = n;
+        }
+        if (kept == 0) return;
+        active.resize(static_cast<size_t>(kept));
+        next.tokens = kept;
+        next.positions = positions.data();
+        run_mtp(machine, next, depth, states, inputs);
+        std::swap(states, inputs);
+    }
+}
+
+void Program::run_mtp(const Machine& machine, const Pass& pass, int depth, const float* hidden, float* x) {
     const MtpLayer& mtp = mtp_layers[static_cast<size_t>(depth)];
     const auto& ops = machine.kernels->elementwise;
     const int64_t width = hidden_size;

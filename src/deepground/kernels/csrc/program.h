@@ -84,6 +84,12 @@ struct Pass {
     std::vector<LayerCache> caches;  // by layer, MTP layers behind the others
 };
 
+// Tokens of one sequence that are drafted after the last row of its span.
+struct DraftOrder {
+    int64_t wanted = 0;  // most drafts; at least 1
+    std::vector<int64_t> ids;
+};
+
 class Program {
   public:
     int hidden_size = 0, rotary_pairs = 0;
@@ -98,6 +104,12 @@ class Program {
     void forward(const Machine& machine, const Pass& pass, float* x);
     // x (T, D): embeddings of the next tokens in, states after the head's norm out; hidden (T, D) of the tokens themselves.
     void mtp_forward(const Machine& machine, const Pass& pass, int depth, const float* hidden, float* x);
+    // Drafts for every span, greedily, round by round: the first from a pass as mtp_forward's, each further one from the
+    // layer's own state and the draft before it. A sequence's drafting ends where its drafts so far are, by the layer's own
+    // estimate, less likely than `least`. The tables of `pass` and the spans' slots reach as far as the drafts.
+    // embedding (V, D), in bf16 or float32.
+    void mtp_draft(const Machine& machine, const Pass& pass, int depth, const float* hidden, float* x, const void* embedding,
+                   bool bf16, float least, std::vector<DraftOrder>& orders);
     // hidden (N, D) to logits (N, V).
     void logits(const Machine& machine, const float* hidden, int64_t rows, float* out);
 
@@ -108,6 +120,7 @@ class Program {
         int64_t size = 0;
         float* get(int64_t floats);
     };
+    void run_mtp(const Machine& machine, const Pass& pass, int depth, const float* hidden, float* x);
     void run_layer(const Machine& machine, const Pass& pass, const Layer& layer, const LayerCache& cache, float* x);
     void run_gqa(const Machine& machine, const Pass& pass, const GqaLayer& layer, const LayerCache& cache, const float* x, float* out);
     void run_mla(const Machine& machine, const Pass& pass, const MlaLayer& layer, const LayerCache& cache, const float* x, float* out);
@@ -116,7 +129,7 @@ class Program {
     void run_moe(const Machine& machine, const MoeLayer& layer, int64_t tokens, const float* x, float* out);
 
     std::mutex mutex_;
-    Buffer normed_, block_out_, q_, q_latent_, k_, v_, mixed_, inner_, router_weights_;
+    Buffer normed_, block_out_, q_, q_latent_, k_, v_, mixed_, inner_, router_weights_, draft_states_, draft_inputs_, draft_logits_;
     std::vector<int32_t> expert_ids_;
     std::vector<int64_t> new_slots_;
 };

@@ -238,15 +238,16 @@ inline void attend_block(const AttentionTask& task, const BlockRows<Code>& keys,
     }
 }
 
-template <typename Code>
-void attend_split(const AttentionTask& task, int64_t split, float* states, float* memory) {
+// Every block of keys of a split: body(keys, values, position of the first, count, rows before the first that sees it).
+template <typename Code, typename Body>
+inline void for_key_blocks(const AttentionTask& task, int64_t split, const Body& body) {
     const int64_t last_token = (task.row_end - 1) / task.heads, end = task.context + last_token + 1;
-    const int64_t split_end = (split + 1) * kKeySplit < end ? (split + 1) * kKeySplit : end;
-    if (split_end <= split * kKeySplit) return;  // these rows see nothing of it
+    const int64_t split_end = (split + 1) * task.key_split < end ? (split + 1) * task.key_split : end;
+    if (split_end <= split * task.key_split) return;  // these rows see nothing of it
     BlockRows<Code> keys, values;
-    find_rows(task.keys, task.slots, split * kKeySplit, split_end, keys.next);
-    find_rows(task.values, task.slots, split * kKeySplit, split_end, values.next);
-    for (int64_t first = split * kKeySplit; first < split_end; first += kKeyBlock) {
+    find_rows(task.keys, task.slots, split * task.key_split, split_end, keys.next);
+    find_rows(task.values, task.slots, split * task.key_split, split_end, values.next);
+    for (int64_t first = split * task.key_split; first < split_end; first += kKeyBlock) {
         for (int64_t i = 0; i < kKeyBlock; ++i) {
             keys.row[i] = keys.next[i];
             values.row[i] = values.next[i];
@@ -256,19 +257,36 @@ void attend_split(const AttentionTask& task, int64_t split, float* states, float
         const int64_t count = split_end - first < kKeyBlock ? split_end - first : kKeyBlock;
         const int64_t first_token = first - task.context;  // that sees position `first`
         const int64_t skipped = first_token * task.heads - task.row_begin;
-        attend_block(task, keys, values, memory, first, count, skipped > 0 ? skipped : 0, states);
+        body(keys, values, first, count, skipped > 0 ? skipped : 0);
     }
+}
+
+// The states of the task's rows before they have seen anything.
+inline void clear_states(const AttentionTask& task, float* states) {
+    const int64_t mix = state_mix(task.value_dim), stride = state_stride(task.value_dim);
+    for (int64_t row = task.row_begin; row < task.row_end; ++row, states += stride) {
+        for (int64_t i = 0; i < mix; i += kLanes) store(states + i, zero());
+        store(states + mix, zero());
+        states[mix + kMaximum] = -infinity();
+    }
+}
+
+inline const float* query_of(const AttentionTask& task, int64_t row) {
+    return task.q + row / task.heads * task.q_token + row % task.heads * task.q_head;
+}
+
+template <typename Code>
+void attend_split(const AttentionTask& task, int64_t split, float* states, float* memory) {
+    for_key_blocks<Code>(task, split, [&](const auto& keys, const auto& values, int64_t first, int64_t count, int64_t first_row) {
+        attend_block(task, keys, values, memory, first, count, first_row, states);
+    });
 }
 
 void attend(const AttentionTask& task, int64_t split, float* states, void* scratch) {
     float* memory = static_cast<float*>(scratch);
-    const int64_t mix = state_mix(task.value_dim), stride = state_stride(task.value_dim);
+    clear_states(task, states);
     for (int64_t row = task.row_begin; row < task.row_end; ++row) {
-        float* state = states + (row - task.row_begin) * stride;
-        for (int64_t i = 0; i < mix; i += kLanes) store(state + i, zero());
-        store(state + mix, zero());
-        state[mix + kMaximum] = -infinity();
-        const float* query = task.q + row / task.heads * task.q_token + row % task.heads * task.q_head;
+        const float* query = query_of(task, row);
         float* copy = memory + (row - task.row_begin) * task.key_dim;
         for_vectors(task.key_dim, [&](int64_t i, int64_t count) { store_any(copy + i, load_any(query + i, count), count); });
     }
@@ -300,7 +318,7 @@ void finish_state(const float* state, int64_t value_dim, bool bf16, float* out) 
     else finish_as<float>(state, value_dim, out);
 }
 
-constexpr AttentionKernels kAttention = {attention_scratch_bytes, attend, merge_states, finish_state};
+[[maybe_unused]] constexpr AttentionKernels kAttention = {attention_scratch_bytes, attend, merge_states, finish_state};
 
 }  // namespace
 }  // namespace deepground

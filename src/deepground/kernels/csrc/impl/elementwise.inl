@@ -110,6 +110,28 @@ void bf16_to_float(const uint16_t* x, int64_t n, float* out) {
     });
 }
 
+int64_t most_likely(const float* x, int64_t n, float* share) {
+    const float lowest = -__builtin_inff();
+    Vec largest = set1(lowest);
+    int64_t whole = n / kLanes * kLanes;
+    for (int64_t i = 0; i < whole; i += kLanes) largest = vmax(load(x + i), largest);
+    float top = maximum(largest);
+    for (int64_t i = whole; i < n; ++i) top = x[i] > top ? x[i] : top;
+    int64_t best = 0;
+    while (best < n - 1 && x[best] != top) ++best;
+    const Vec base = set1(top);
+    Vec total = zero();
+    for (int64_t i = 0; i < whole; i += kLanes) total = add(total, vexp(sub(load(x + i), base)));
+    float all = sum(total);
+    if (whole < n) {
+        float part[kLanes];
+        for (int64_t i = 0; i < kLanes; ++i) part[i] = whole + i < n ? x[whole + i] : lowest;
+        all += sum(vexp(sub(load(part), base)));
+    }
+    *share = 1.0f / all;
+    return best;
+}
+
 uint64_t read_sum(const uint64_t* x, int64_t n) {
     uint64_t sums[8] = {};
     int64_t i = 0;

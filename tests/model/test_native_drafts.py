@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -46,11 +46,9 @@ def _spans(native: NativeDecoder, ahead: int) -> tuple[list[Tensor], PagedBatch]
     return tokens, batch
 
 
-def _one_by_one(
-    native: NativeDecoder, number: int, tokens: Tensor, hidden_TD: Tensor, count: int
-) -> list[tuple[int, float]]:
-    """Drafts of one prompt with the layer's probability of each, from passes of their own."""
-    length, cache = len(tokens) - 1, KVCache(native.config, 64, dtype=torch.float32)
+def _one_by_one(native: NativeDecoder, tokens: Tensor, hidden_TD: Tensor, count: int) -> list[tuple[int, float]]:
+    """Drafts of one prompt, from passes of their own, with the probability of each and those before it together."""
+    confidence, length, cache = 1.0, len(tokens) - 1, KVCache(native.config, 64, dtype=torch.float32)
     ids, drafts = tokens[1:], []
     for round_ in range(count):
         start = 0 if round_ == 0 else length + round_ - 1
@@ -59,26 +57,24 @@ def _one_by_one(
         batch = PagedBatch(token_ids_T=ids, positions_T=positions_T, spans=(span,), cache=cache)
         hidden_TD = native.mtp_hidden(hidden_TD, ids, batch)[-1:]
         best = native.logits(hidden_TD).softmax(-1).max(-1)
-        drafts.append((int(best.indices), float(best.values)))
+        confidence *= float(best.values)
+        drafts.append((int(best.indices), confidence))
         ids = best.indices
     return drafts
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("least", [0.0, 0.3, 1.1])
-def test_as_the_rounds_one_by_one(native: NativeDecoder, least: float) -> None:
+def test_as_the_rounds_one_by_one(native: NativeDecoder) -> None:
+    """With every bound between two confidences, so that drafting ends in every place."""
     tokens, batch = _spans(native, ahead=max(WANTED))
     states = [native(RowBatch.single(ids[:-1])) for ids in tokens]
-    drafts = native.mtp_draft(torch.cat(states), batch.token_ids_T, batch, WANTED, least=least)
-    for number, wanted in enumerate(WANTED):
-        expected, confidence = [], 1.0
-        for id_, chance in _one_by_one(native, number, tokens[number], states[number], wanted):
-            confidence *= chance
-            if confidence < least:
-                break
-            expected.append(id_)
-        assert drafts[number] == expected
-    assert any(drafts) == (least < 1)
+    expected = [_one_by_one(native, ids, state, n) for ids, state, n in zip(tokens, states, WANTED, strict=True)]
+    confidences = sorted({confidence for drafts in expected for _, confidence in drafts})
+    bounds = [0.0, *((low + high) / 2 for low, high in itertools.pairwise(confidences)), 1.1]
+    for least in bounds:
+        drafts = native.mtp_draft(torch.cat(states), batch.token_ids_T, batch, WANTED, least=least)
+        assert drafts == [[id_ for id_, confidence in known if confidence >= least] for known in expected], least
+    assert not any(drafts)
 
 
 @torch.inference_mode()

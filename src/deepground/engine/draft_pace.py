@@ -72,7 +72,7 @@ class _Measured:
     count: int = 1
 
     def updated(self, value: float, step: int) -> _Measured:
-        """With a new measurement. The first ones hold the cost of starting up; a later hiccup must not count for much."""
+        """With a new measurement. The first ones hold the cost of starting up; later a hiccup must not count much."""
         if self.count < TRUSTED:
             return _Measured(min(self.value, value), step, self.count + 1)
         clipped = min(value, 2 * self.value)

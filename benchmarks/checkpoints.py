@@ -90,8 +90,9 @@ CONVERSIONS = {
     "fp8-ue8m0": ("--to", "fp8-ue8m0"),
     "fp8-head": ("--to", "fp8-ue8m0", "--quantize-head", "fp8"),
     "mxfp4": ("--to", "mxfp4"),
+    "mxfp4-head": ("--to", "mxfp4", "--quantize-head", "fp8"),
 }
-"""Options of `deepground convert` by format; fp8-head is FP8 with the output head in FP8 too."""
+"""Options of `deepground convert` by format; with -head the head is in FP8 too, as llama.cpp's recipes quantise it."""
 FORMATS = ("bf16", *CONVERSIONS, "w8a8")
 
 

@@ -39,6 +39,7 @@ _OURS = [
     Contender(name="deepground fp8-ue8m0", engine="deepground", file="fp8-ue8m0", bits=(_FP8, 16, _FP8)),
     Contender(name="deepground fp8-head", engine="deepground", file="fp8-head", bits=(_FP8, _FP8, _FP8)),
     Contender(name="deepground mxfp4", engine="deepground", file="mxfp4", bits=(4.25, 16, 4.25)),
+    Contender(name="deepground mxfp4-head", engine="deepground", file="mxfp4-head", bits=(4.25, _FP8, 4.25)),
     _BF16,
 ]
 _Q8 = Contender(name="llama.cpp q8_0", engine="llama.cpp", file="q8_0.gguf", bits=(8.5, 8.5, 8.5))
@@ -62,20 +63,22 @@ CONTENDERS: dict[str, list[Contender]] = {
     "pilot": [Contender(name="deepground", engine="deepground", file="", bits=(_FP8, 16, _FP8)), _HF32],
 }
 
-GOALS: tuple[tuple[str, str, str, str, float], ...] = (
-    ("m1", "decode", "deepground fp8-ue8m0", "llama.cpp q8_0", 1.10),
-    ("m1", "decode-4k", "deepground fp8-ue8m0", "llama.cpp q8_0", 1.4),
-    ("m1", "decode", "deepground mxfp4", "llama.cpp q4_0", 1.3),
-    ("m1", "decode-4k", "deepground mxfp4", "llama.cpp q4_0", 1.7),
-    ("m1", "prefill-512", "deepground fp8-ue8m0", "vllm bf16", 1.25),
-    ("m1", "prefill-2048", "deepground fp8-ue8m0", "vllm bf16", 1.25),
-    ("m1", "streams-16", "deepground fp8-ue8m0", "best", 1.6),
-    ("m2", "decode", "deepground fp8-ue8m0", "llama.cpp q8_0", 1.8),
-    ("m2", "decode", "deepground mxfp4", "llama.cpp mxfp4", 1.25),
-    ("m2", "prefill-512", "deepground fp8-ue8m0", "vllm bf16", 1.2),
-    ("m2", "prefill-2048", "deepground fp8-ue8m0", "vllm bf16", 1.2),
-    ("m2", "streams-8", "deepground fp8-ue8m0", "best", 2.0),
-    ("m2", "streams-16", "deepground fp8-ue8m0", "best", 2.0),
+# Ours by number format; with and without the output head in FP8, as llama.cpp's recipes quantise it.
+_FP8S, _MXFP4S = ("deepground fp8-ue8m0", "deepground fp8-head"), ("deepground mxfp4", "deepground mxfp4-head")
+GOALS: tuple[tuple[str, str, tuple[str, ...], str, float], ...] = (
+    ("m1", "decode", _FP8S, "llama.cpp q8_0", 1.10),
+    ("m1", "decode-4k", _FP8S, "llama.cpp q8_0", 1.4),
+    ("m1", "decode", _MXFP4S, "llama.cpp q4_0", 1.3),
+    ("m1", "decode-4k", _MXFP4S, "llama.cpp q4_0", 1.7),
+    ("m1", "prefill-512", _FP8S[:1], "vllm bf16", 1.25),
+    ("m1", "prefill-2048", _FP8S[:1], "vllm bf16", 1.25),
+    ("m1", "streams-16", _FP8S, "best", 1.6),
+    ("m2", "decode", _FP8S, "llama.cpp q8_0", 1.8),
+    ("m2", "decode", _MXFP4S, "llama.cpp mxfp4", 1.25),
+    ("m2", "prefill-512", _FP8S[:1], "vllm bf16", 1.2),
+    ("m2", "prefill-2048", _FP8S[:1], "vllm bf16", 1.2),
+    ("m2", "streams-8", _FP8S, "best", 2.0),
+    ("m2", "streams-16", _FP8S, "best", 2.0),
 )
 """Shape, measure, ours, peer ("best": the fastest at any bits), and the ratio that is aimed at."""
 
@@ -93,8 +96,9 @@ class Table:
     def __init__(self, found: dict[str, Any]) -> None:
         self.found = found
         self.shapes = list(dict.fromkeys(run["shape"] for run in found["runs"]))
-        self.bandwidth: float = max(limits["read_bytes_per_s"] for limits in found["limits"])
-        self.flops: float = max(limits["flops_per_s"] for limits in found["limits"])
+        # Measured just before each run, as a machine that others share drifts.
+        self.bandwidths: list[float] = [limits["read_bytes_per_s"] for limits in found["limits"]]
+        self.flops: list[float] = [limits["flops_per_s"] for limits in found["limits"]]
 
     def contenders(self, shape: str) -> list[Contender]:
         """Those with figures."""
@@ -114,16 +118,20 @@ class Table:
         return statistics.median(float(run[key]) for run in self._runs(shape, name))
 
     def share(self, shape: str, contender: Contender, measure: str) -> float | None:
-        """Of the memory's bandwidth when decoding, of the arithmetic in prefill."""
-        rate = self.rate(shape, contender.name, measure)
-        if rate is None:
-            return None
+        """Of the memory's bandwidth when decoding, of the arithmetic in prefill; median over the runs."""
         traffic = reckon(shape_config(shape), contender)
         if measure in PREFILLS:
             length = PREFILLS[measure]
-            return rate / length * traffic.prefill(length).flops / self.flops
-        streams, prompt, new = DECODES[measure]
-        return rate / streams * traffic.decode(streams, prompt + new // 2).read_bytes / self.bandwidth
+            need, limits = traffic.prefill(length).flops / length, self.flops
+        else:
+            streams, prompt, new = DECODES[measure]
+            need, limits = traffic.decode(streams, prompt + new // 2).read_bytes / streams, self.bandwidths
+        shares = [
+            float(run[measure]["rate"]) * need / limit
+            for run, limit in zip(self.found["runs"], limits, strict=True)
+            if (run["shape"], run["contender"]) == (shape, contender.name) and measure in run
+        ]
+        return statistics.median(shares) if shares else None
 
     def best_peer(self, shape: str, measure: str) -> tuple[str, float] | None:
         """The fastest engine that is not ours."""
@@ -172,10 +180,10 @@ def write_page(found: dict[str, Any], path: Path) -> None:
         f"# Engines compared, {machine['cpu']}, {found['date']}",
         "",
         f"{found['threads']} threads; {', '.join(machine['instruction_sets'])}. Measured in the same run: "
-        f"{table.bandwidth / 1e9:.1f} GB/s read from memory, {table.flops / 1e9:.0f} GFLOP/s "
-        f"({found['limits'][-1]['instruction_set']}). Tokens per second, medians; in brackets the share of that "
-        "bandwidth (decoding, streams) or arithmetic (prefill). A star: other programs took more than "
-        f"{QUIET:.0%} of the processors meanwhile.",
+        f"{_span(table.bandwidths)} GB/s read from memory, {_span(table.flops)} GFLOP/s "
+        f"({found['limits'][-1]['instruction_set']}). Tokens per second, medians; in brackets the share of the "
+        "bandwidth (decoding, streams) or arithmetic (prefill) measured just before the run. A star: other programs took "
+        f"more than {QUIET:.0%} of the processors meanwhile.",
     ]
     for shape in table.shapes:
         lines += ["", f"## {shape}", "", *_speeds(table, shape)]
@@ -186,6 +194,11 @@ def write_page(found: dict[str, Any], path: Path) -> None:
     if reasons:
         lines += ["", "## Left out", "", *(f"- {name}: {reason}" for name, reason in reasons.items())]
     path.write_text("\n".join(lines) + "\n")
+
+
+def _span(values: list[float]) -> str:
+    low, middle, high = (f"{value / 1e9:.0f}" for value in (min(values), statistics.median(values), max(values)))
+    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def _speeds(table: Table, shape: str) -> list[str]:
@@ -208,13 +221,13 @@ def _speeds(table: Table, shape: str) -> list[str]:
 
 def _goals(table: Table) -> list[str]:
     lines = ["| | ours | peer | ratio | aimed at |", "|---|---|---|---|---|"]
-    for shape, measure, ours, peer, wanted in GOALS:
-        rate = table.rate(shape, ours, measure) if shape in table.shapes else None
-        if rate is None:
-            continue
+    for shape, measure, candidates, peer, wanted in GOALS:
         theirs = table.rate(shape, peer, measure)
         other = table.best_peer(shape, measure) if peer == "best" else None if theirs is None else (peer, theirs)
-        if other is not None:
+        for ours in candidates:
+            rate = table.rate(shape, ours, measure)
+            if rate is None or other is None:
+                continue
             name, speed = other
             lines.append(
                 f"| {shape} {measure} | {rate:.1f} {ours} | {speed:.1f} {name} | {rate / speed:.2f} | {wanted:.2f} |"

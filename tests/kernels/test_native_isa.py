@@ -211,6 +211,7 @@ def test_threads_under_thread_sanitizer() -> None:
 def test_kernels_on_arm() -> None:
     printed = make("native-arm", "aarch64-linux-gnu-g++", "qemu-aarch64")
     assert "neon:" in printed
+    assert "neon_bf16:" in printed
 
 
 @pytest.mark.slow

@@ -120,7 +120,7 @@ class Engine:
         )
         tables = SlotTables(page_size=self.config.page_size, device=device)
         self._runner = Runner(decoder, cache, tables)
-        self._sampler = Sampler()
+        self._sampler = Sampler(native=isinstance(decoder, NativeDecoder))
         self._drafter = _mtp_drafter(decoder, cache, tables, pool, self.config)
         proposers: list[Proposer] = []
         if self.config.speculate in ("auto", "ngram"):

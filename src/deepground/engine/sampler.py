@@ -26,6 +26,7 @@ from deepground.engine.bitmask import Bitmask, apply_masks
 from deepground.engine.constraint import Constraint
 from deepground.engine.request import Request
 from deepground.errors import DeepgroundError
+from deepground.kernels import DrawOrder, draw_tokens
 from deepground.messages import FinishReason
 
 NUCLEUS_CANDIDATES = (64, 1024)
@@ -70,9 +71,13 @@ class Sampler:
 
     A draft is right if it is the token that would have been drawn in its place. As draws depend on nothing but the
     request's seed, the token's number and the distribution, a request gets the same tokens with and without drafts.
+
+    Args:
+        native: draw with the native kernels, which have been started, where logits are on the CPU.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, native: bool = False) -> None:
+        self._native = native
         self._histories: dict[str, _History] = {}
         self._constraints: dict[str, Constraint] = {}
         self._biases: dict[str, tuple[Tensor, Tensor]] = {}
@@ -107,7 +112,11 @@ class Sampler:
         token_ids: list[int] = best.indices.tolist()
         usable = [math.isfinite(value) for value in best.values.tolist()]
         drawing = [n for n, row in enumerate(rows) if row.request.params.temperature > 0 and usable[n]]
-        if drawing:
+        if drawing and self._native and logits_NV.device.type == "cpu":
+            drawn = draw_tokens(logits_NV, [_order(n, rows[n]) for n in drawing])
+            for n, token_id in zip(drawing, drawn, strict=True):
+                token_ids[n] = token_id
+        elif drawing:
             for group in _group(drawing, rows, vocab_size=logits_NV.shape[1]):
                 _draw_group(logits_NV, best.values, group, token_ids)
         sampled, start = [], 0
@@ -342,6 +351,12 @@ def _group(drawing: Sequence[int], rows: Sequence[_Row], *, vocab_size: int) -> 
         group.rows.append(row)
         group.owners.append(rows[row])
     return list(groups.values())
+
+
+def _order(row: int, owner: _Row) -> DrawOrder:
+    params = owner.request.params
+    number = uniform(owner.request.seed, owner.request.num_generated + owner.offset)
+    return DrawOrder(row, params.temperature, params.top_k, params.top_p, params.min_p, number)
 
 
 def _draw_group(logits_NV: Tensor, best_N: Tensor, group: _Group, token_ids: list[int]) -> None:

@@ -46,12 +46,14 @@ from deepground.kernels.program import (
 )
 from deepground.kernels.quant import dequantize_fp8_blocks, quantize_fp8_ue8m0
 from deepground.kernels.reference import apply_rope, attention, linear, moe_experts, rms_norm, swiglu
+from deepground.kernels.sampling import DrawOrder, draw_tokens
 
 __all__ = [
     "IO_THREADS",
     "MXFP4_GROUP",
     "Affine",
     "DensePart",
+    "DrawOrder",
     "ExpertBank",
     "ExpertStats",
     "ExpertStore",
@@ -78,6 +80,7 @@ __all__ = [
     "attention",
     "dequantize_fp8_blocks",
     "dequantize_mxfp4",
+    "draw_tokens",
     "has_fast_bf16",
     "linear",
     "measure_limits",

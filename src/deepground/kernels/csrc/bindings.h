@@ -44,5 +44,6 @@ void bind_attention(nanobind::module_& m);
 void bind_moe(nanobind::module_& m);
 void bind_expert_store(nanobind::module_& m);
 void bind_program(nanobind::module_& m);
+void bind_sampling(nanobind::module_& m);
 
 }  // namespace deepground

@@ -1,5 +1,6 @@
 // CPUID, XGETBV and (for AMX) the kernel's permission; source: Intel SDM vol. 1 chapters 13 and 18 and vol. 2
-// CPUID (leaves 1, 7 and 1DH), Linux Documentation/arch/x86/xstate.rst.
+// CPUID (leaves 1, 7 and 1DH), Linux Documentation/arch/x86/xstate.rst. On ARM the operating system is asked; source:
+// Linux Documentation/arch/arm64/elf_hwcaps.rst, Apple's "Determining instruction set characteristics".
 #include "isa.h"
 
 #include <cstring>
@@ -15,6 +16,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace deepground {
@@ -73,7 +78,8 @@ bool machine_has(Isa isa) {
     static const Cpu cpu = read_cpu();
     switch (isa) {
         case Isa::generic: return true;
-        case Isa::neon: return false;
+        case Isa::neon:
+        case Isa::neon_bf16: return false;
         case Isa::avx2: return cpu.avx2;
         case Isa::avx512: return cpu.avx512;
         case Isa::avx512_bf16: return cpu.avx512_bf16;
@@ -84,7 +90,23 @@ bool machine_has(Isa isa) {
     return false;
 }
 #elif defined(__aarch64__)
-bool machine_has(Isa isa) { return isa == Isa::generic || isa == Isa::neon; }  // NEON is part of ARMv8-A
+bool has_bf16() {
+#if defined(__linux__)
+    constexpr unsigned long bf16 = 1ul << 14;  // HWCAP2_BF16
+    return (getauxval(AT_HWCAP2) & bf16) != 0;
+#elif defined(__APPLE__)
+    int present = 0;
+    size_t size = sizeof present;
+    return sysctlbyname("hw.optional.arm.FEAT_BF16", &present, &size, nullptr, 0) == 0 && present != 0;
+#else
+    return false;
+#endif
+}
+
+bool machine_has(Isa isa) {
+    static const bool bf16 = has_bf16();
+    return isa == Isa::generic || isa == Isa::neon || (isa == Isa::neon_bf16 && bf16);  // NEON is part of ARMv8-A
+}
 #else
 bool machine_has(Isa isa) { return isa == Isa::generic; }
 #endif
@@ -95,6 +117,7 @@ const char* isa_name(Isa isa) {
     switch (isa) {
         case Isa::generic: return "generic";
         case Isa::neon: return "neon";
+        case Isa::neon_bf16: return "neon_bf16";
         case Isa::avx2: return "avx2";
         case Isa::avx512: return "avx512";
         case Isa::avx512_bf16: return "avx512_bf16";
@@ -111,7 +134,7 @@ bool isa_supported(Isa isa) { return machine_has(isa) && kernels_for(isa) != nul
 
 IsaChoice choose_isa(bool (*supported)(Isa), std::string (*trial)(Isa)) {
     std::string reasons;
-    for (Isa isa : {Isa::amx, Isa::avx512_bf16}) {
+    for (Isa isa : {Isa::amx, Isa::avx512_bf16, Isa::neon_bf16}) {
         if (!supported(isa)) continue;
         const std::string wrong = trial(isa);
         if (wrong.empty()) return {isa, reasons};

@@ -7,9 +7,9 @@ namespace deepground {
 
 // Weakest first. `generic` is portable C++ for processors that have none of the others. The emulated ones run the
 // kernels of avx512_bf16 and amx with those sets' own instructions worked out in plain AVX-512: for tests.
-enum class Isa { generic, neon, avx2, avx512, avx512_bf16, amx, avx512_bf16_emulated, amx_emulated };
+enum class Isa { generic, neon, neon_bf16, avx2, avx512, avx512_bf16, amx, avx512_bf16_emulated, amx_emulated };
 
-constexpr Isa kAllIsas[] = {Isa::generic,     Isa::neon, Isa::avx2,                 Isa::avx512,
+constexpr Isa kAllIsas[] = {Isa::generic,     Isa::neon, Isa::neon_bf16,            Isa::avx2,        Isa::avx512,
                             Isa::avx512_bf16, Isa::amx,  Isa::avx512_bf16_emulated, Isa::amx_emulated};
 
 const char* isa_name(Isa isa);

@@ -18,7 +18,7 @@ const Kernels kernels_amx_emulated = {
     Isa::amx_emulated,
     kLanes,
     {true, linear_tiles_scratch_bytes, linear_tiles, unpack_pairs},
-    {rms_norm, silu_mul, add_scaled, rope, float_to_bf16, bf16_to_float, most_likely, read_sum, peak_flops_tiles},
+    {rms_norm, silu_mul, add_scaled, rope, float_to_bf16, bf16_to_float, most_likely, block_maxima, block_weights, read_sum, peak_flops_tiles},
     &kAttentionPairs,
 };
 }  // namespace deepground

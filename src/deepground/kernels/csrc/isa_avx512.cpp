@@ -13,7 +13,7 @@ const Kernels kernels_avx512 = {
     Isa::avx512,
     kLanes,
     {false, linear_scratch_bytes, linear, unpack},
-    {rms_norm, silu_mul, add_scaled, rope, float_to_bf16, bf16_to_float, most_likely, read_sum, peak_flops},
+    {rms_norm, silu_mul, add_scaled, rope, float_to_bf16, bf16_to_float, most_likely, block_maxima, block_weights, read_sum, peak_flops},
     &kAttention,
 };
 }  // namespace deepground

@@ -16,7 +16,7 @@ const Kernels kernels_avx512_bf16 = {
     Isa::avx512_bf16,
     kLanes,
     {true, linear_pairs_scratch_bytes, linear_pairs, unpack_pairs},
-    {rms_norm, silu_mul, add_scaled, rope, float_to_bf16, bf16_to_float, most_likely, read_sum, peak_flops_pairs},
+    {rms_norm, silu_mul, add_scaled, rope, float_to_bf16, bf16_to_float, most_likely, block_maxima, block_weights, read_sum, peak_flops_pairs},
     &kAttentionPairs,
 };
 }  // namespace deepground

@@ -27,6 +27,9 @@ struct LinearKernels {
     void (*unpack)(const Matrix& w, int64_t panel, float* out);
 };
 
+// Tokens whose logits are looked at together when one is drawn.
+constexpr int64_t kDrawBlock = 64;
+
 struct ElementwiseKernels {
     // out[i] = x[i] / rms(x) * weight[i] over n values.
     void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
@@ -42,6 +45,10 @@ struct ElementwiseKernels {
     // The index of the largest of n values, of equal ones the first, and its share of the sum of all e^value; the share
     // is NaN where one of the values is.
     int64_t (*most_likely)(const float* x, int64_t n, float* share);
+    // The largest of each block of kDrawBlock values, and the sum of its e^((x - base) * factor) for base no less than any x;
+    // the last block may be shorter.
+    void (*block_maxima)(const float* x, int64_t n, float* out);
+    void (*block_weights)(const float* x, int64_t n, float base, float factor, float* out);
     // Sum of n 64-bit words read in order: what memory bandwidth is measured with.
     uint64_t (*read_sum)(const uint64_t* x, int64_t n);
     // Multiply-adds on registers, 2 * W flops each: what the matrix peak is measured with. Returns flops done.

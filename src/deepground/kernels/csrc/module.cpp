@@ -93,4 +93,5 @@ NB_MODULE(_native, m) {
     bind_moe(m);
     bind_expert_store(m);
     bind_program(m);
+    bind_sampling(m);
 }

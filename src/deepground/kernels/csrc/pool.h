@@ -38,11 +38,11 @@ class Pool {
     template <typename Body>
     void split(int64_t count, const Body& body, int64_t grain = 0) {
         if (count <= 0) return;
+        const Turn turn(busy_);
         if (threads_ == 1 || count == 1) {
             body(int64_t{0}, count, 0);
             return;
         }
-        const Turn turn(busy_);
         if (grain <= 0) grain = (count / threads_ + 7) / 8;
         if (grain <= 0) grain = 1;
         for (int thread = 0; thread < threads_; ++thread) {
@@ -66,6 +66,11 @@ class Pool {
     // Hands out [0, count) in steps of `step` to whichever thread is free.
     template <typename Body>
     void share(int64_t count, int64_t step, const Body& body) {
+        if (count <= step) {
+            const Turn turn(busy_);
+            if (count > 0) body(int64_t{0}, count, 0);
+            return;
+        }
         std::atomic<int64_t> next{0};
         run([&](int thread) {
             for (int64_t begin; (begin = next.fetch_add(step, std::memory_order_relaxed)) < count;)

@@ -10,6 +10,9 @@ extern const Kernels kernels_avx512_bf16, kernels_amx;
 #endif
 #elif defined(__aarch64__)
 extern const Kernels kernels_neon;
+#if defined(DEEPGROUND_ARM_BF16)
+extern const Kernels kernels_neon_bf16;
+#endif
 #endif
 
 const Kernels* kernels_for(Isa isa) {
@@ -26,6 +29,9 @@ const Kernels* kernels_for(Isa isa) {
 #endif
 #elif defined(__aarch64__)
         case Isa::neon: return &kernels_neon;
+#if defined(DEEPGROUND_ARM_BF16)
+        case Isa::neon_bf16: return &kernels_neon_bf16;
+#endif
 #endif
         default: return nullptr;
     }

@@ -7,7 +7,8 @@
 namespace deepground {
 namespace {
 
-constexpr int64_t kDimStep = 2 * kLanes;  // dimensions of a line of queries
+constexpr int64_t kDimStep = kPairs;  // dimensions of a line of queries
+static_assert(kPanelVecs == 2, "a line of pairs is half a panel");
 
 inline int64_t padded_dim(int64_t dim) { return (dim + kDimStep - 1) / kDimStep * kDimStep; }
 
@@ -97,7 +98,7 @@ inline void pair_product_tile(const Source& source, int64_t count, const uint16_
     for (int64_t k = 0; k < count; k += 2) {
         Pairs column[kPanelVecs];
         source.columns(k, column);
-        dot_rows<R>(column, x + k, ldx, sums);
+        dot_rows<R, kPanelVecs>(column, x + k, ldx, sums);
     }
     for (int r = 0; r < R; ++r)
         for (int i = 0; i < kPanelVecs; ++i) {

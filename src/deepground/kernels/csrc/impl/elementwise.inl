@@ -132,6 +132,36 @@ int64_t most_likely(const float* x, int64_t n, float* share) {
     return best;
 }
 
+static_assert(kDrawBlock % kLanes == 0);
+
+// Block by block; the places of a last block that do not exist are -infinity.
+template <typename Body>
+inline void for_draw_blocks(const float* x, int64_t n, const Body& body) {
+    int64_t block = 0;
+    for (; (block + 1) * kDrawBlock <= n; ++block) body(block, x + block * kDrawBlock);
+    if (block * kDrawBlock == n) return;
+    float part[kDrawBlock];
+    for (int64_t i = 0; i < kDrawBlock; ++i) part[i] = block * kDrawBlock + i < n ? x[block * kDrawBlock + i] : -__builtin_inff();
+    body(block, part);
+}
+
+void block_maxima(const float* x, int64_t n, float* out) {
+    for_draw_blocks(x, n, [&](int64_t block, const float* values) {
+        Vec largest = load(values);
+        for (int64_t i = kLanes; i < kDrawBlock; i += kLanes) largest = vmax(load(values + i), largest);
+        out[block] = maximum(largest);
+    });
+}
+
+void block_weights(const float* x, int64_t n, float base, float factor, float* out) {
+    for_draw_blocks(x, n, [&](int64_t block, const float* values) {
+        Vec total = zero();
+        for (int64_t i = 0; i < kDrawBlock; i += kLanes)
+            total = add(total, vexp(mul(sub(load(values + i), set1(base)), set1(factor))));
+        out[block] = sum(total);
+    });
+}
+
 uint64_t read_sum(const uint64_t* x, int64_t n) {
     uint64_t sums[8] = {};
     int64_t i = 0;

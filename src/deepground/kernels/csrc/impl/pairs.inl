@@ -8,12 +8,13 @@
 namespace deepground {
 namespace {
 
-static_assert(kPanelVecs == 2, "a line of pairs is half a panel");
+constexpr int64_t kPairs = 2 * kLanes;  // numbers of a vector of pairs
+static_assert(kPanelVecs % kPairVecs == 0);
 
-// The 32 inputs at `from`, of which `left` exist; zeros for the others.
+// The inputs at `from`, a vector of pairs, of which `left` exist; zeros for the others.
 inline Pairs round_inputs(const float* from, int64_t left) {
-    if (left >= 2 * kLanes) return round_pairs(load(from), load(from + kLanes));
-    float part[2 * kLanes] = {};
+    if (left >= kPairs) return round_pairs(load(from), load(from + kLanes));
+    float part[kPairs] = {};
     for (int64_t j = 0; j < left; ++j) part[j] = from[j];
     return round_pairs(load(part), load(part + kLanes));
 }
@@ -22,27 +23,41 @@ inline Pairs round_inputs(const float* from, int64_t left) {
 inline void round_rows(const float* x, int64_t ldx, int64_t rows, int64_t first, int64_t count, int64_t k, uint16_t* out,
                        int64_t ldo) {
     for (int64_t r = 0; r < rows; ++r)
-        for (int64_t i = 0; i < count; i += 2 * kLanes)
+        for (int64_t i = 0; i < count; i += kPairs)
             store_line(out + r * ldo + i, round_inputs(x + r * ldx + first + i, k - first - i));
 }
 
-constexpr int kPairTile = 6;  // rows of one inner loop: their sums and totals stay in registers, beside two lines of weights
 constexpr int64_t kPairSpan = 256;                      // inputs whose unpacked weights stay in the first-level cache
 constexpr int64_t kPairRows = 192, kPairInputs = 1536;  // whose rounded activations stay in the second-level cache
 constexpr int64_t kPairStride = kPairInputs + 32;       // rows a power of two apart would fall into the same few places
 
-template <int R>
-inline void dot_rows(const Pairs* weights, const uint16_t* x, int64_t ldx, Vec (*sums)[kPanelVecs]) {
+template <int R, int V>
+inline void dot_rows(const Pairs* weights, const uint16_t* x, int64_t ldx, Vec (*sums)[V]) {
     for (int r = 0; r < R; ++r) {
         const Pairs activations = broadcast_line(x + r * ldx);
-        for (int i = 0; i < kPanelVecs; ++i) sums[r][i] = dot(sums[r][i], activations, weights[i]);
+        for (int i = 0; i < V; ++i) sums[r][i] = dot(sums[r][i], activations, weights[i]);
     }
 }
 
-template <int R>
-inline void add_block(const Vec (*sums)[kPanelVecs], const Vec* scale, Vec (*totals)[kPanelVecs]) {
+template <int R, int V>
+inline void clear_sums(Vec (*sums)[V]) {
     for (int r = 0; r < R; ++r)
-        for (int i = 0; i < kPanelVecs; ++i) totals[r][i] = fma(sums[r][i], scale[i], totals[r][i]);
+        for (int i = 0; i < V; ++i) sums[r][i] = zero();
+}
+
+template <int R, int V>
+inline void add_block(const Vec (*sums)[V], const Vec* scale, Vec (*totals)[V]) {
+    for (int r = 0; r < R; ++r)
+        for (int i = 0; i < V; ++i) totals[r][i] = fma(sums[r][i], scale[i], totals[r][i]);
+}
+
+// V vectors of pairs that follow each other, and one scale for all of them.
+template <int V>
+inline void load_lines(const uint16_t* p, Pairs* out) {
+    for (int i = 0; i < V; ++i) out[i] = load_line(p + i * kPairs);
+}
+inline void set_scale(float value, Vec* scale) {
+    for (int i = 0; i < kPanelVecs; ++i) scale[i] = set1(value);
 }
 
 // ---- few rows: weights are unpacked in registers ---------------------------------------------------------------
@@ -50,7 +65,8 @@ inline void add_block(const Vec (*sums)[kPanelVecs], const Vec* scale, Vec (*tot
 template <int R>
 inline void direct_pairs_bf16(const Matrix& w, int64_t panel, const uint16_t* x, int64_t ldx, Vec (*totals)[kPanelVecs]) {
     const uint16_t* codes = reinterpret_cast<const uint16_t*>(w.panel_codes(panel));
-    const Vec one[kPanelVecs] = {set1(1.0f), set1(1.0f)};
+    Vec one[kPanelVecs];
+    set_scale(1.0f, one);
     for (int64_t first = 0; first < w.k_padded; first += kFp8Block) {
         const int64_t last = first + kFp8Block < w.k_padded ? first + kFp8Block : w.k_padded;
         Vec sums[R][kPanelVecs];
@@ -58,10 +74,11 @@ inline void direct_pairs_bf16(const Matrix& w, int64_t panel, const uint16_t* x,
         for (int64_t k = first; k < last; k += 2) {
             prefetch(codes + k * kPanel + kPrefetchBytes / 2);
             prefetch(codes + k * kPanel + kPrefetchBytes / 2 + kPanel);
-            const Pairs weights[kPanelVecs] = {load_line(codes + k * kPanel), load_line(codes + (k + 1) * kPanel)};
-            dot_rows<R>(weights, x + k, ldx, sums);
+            Pairs weights[kPanelVecs];
+            load_lines<kPanelVecs>(codes + k * kPanel, weights);
+            dot_rows<R, kPanelVecs>(weights, x + k, ldx, sums);
         }
-        add_block<R>(sums, one, totals);
+        add_block<R, kPanelVecs>(sums, one, totals);
     }
 }
 
@@ -69,7 +86,7 @@ template <int R>
 inline void direct_pairs_fp8(const Matrix& w, int64_t panel, const uint16_t* x, int64_t ldx, Vec (*totals)[kPanelVecs]) {
     const uint8_t* codes = w.panel_codes(panel);
     const float* scales = w.scales + panel * w.blocks();
-    const E4m3Tables tables = e4m3_tables(0);
+    const E4m3Tables tables = e4m3_tables();
     for (int64_t first = 0; first < w.k_padded; first += kFp8Block) {
         const int64_t last = first + kFp8Block < w.k_padded ? first + kFp8Block : w.k_padded;
         Vec sums[R][kPanelVecs];
@@ -78,39 +95,42 @@ inline void direct_pairs_fp8(const Matrix& w, int64_t panel, const uint16_t* x, 
             prefetch(codes + k * kPanel + kPrefetchBytes);
             Pairs weights[kPanelVecs];
             e4m3_pairs(codes + k * kPanel, tables, weights);
-            dot_rows<R>(weights, x + k, ldx, sums);
+            dot_rows<R, kPanelVecs>(weights, x + k, ldx, sums);
         }
-        const Vec scale[kPanelVecs] = {set1(*scales), set1(*scales)};
-        ++scales;
-        add_block<R>(sums, scale, totals);
+        Vec scale[kPanelVecs];
+        set_scale(*scales++, scale);
+        add_block<R, kPanelVecs>(sums, scale, totals);
     }
 }
 
 template <int R, int kPair>
-inline void direct_pairs_fp4_step(const __m512i* words, __m512i table, const uint16_t* x, int64_t ldx, Vec (*sums)[kPanelVecs]) {
-    const Pairs weights[kPanelVecs] = {fp4_pairs<kPair>(words[0], table), fp4_pairs<kPair>(words[1], table)};
-    dot_rows<R>(weights, x + 2 * kPair, ldx, sums);
+inline void direct_pairs_fp4_step(const Fp4Line* words, Fp4Table table, const uint16_t* x, int64_t ldx, Vec (*sums)[kPanelVecs]) {
+    Pairs weights[kPanelVecs];
+    for (int i = 0; i < kPanelVecs; ++i) weights[i] = fp4_pairs<kPair>(words[i], table);
+    dot_rows<R, kPanelVecs>(weights, x + 2 * kPair, ldx, sums);
 }
 
 template <int R>
 inline void direct_pairs_mxfp4(const Matrix& w, int64_t panel, const uint16_t* x, int64_t ldx, Vec (*totals)[kPanelVecs]) {
     const uint32_t* codes = reinterpret_cast<const uint32_t*>(w.panel_codes(panel));
     const uint8_t* exponents = w.exponents + panel * w.blocks() * kPanel;
-    const __m512i table = e2m1_table();
+    const Fp4Table table = fp4_table();
     for (int64_t first = 0; first < w.k_padded; first += kMxBlock, exponents += kPanel) {
         Vec sums[R][kPanelVecs];
         clear<R>(sums);
         for (int64_t k = first; k < first + kMxBlock; k += 8, codes += kPanel) {
             prefetch(codes + kPrefetchBytes / 4);
-            prefetch(codes + kPrefetchBytes / 4 + kLanes);
-            const __m512i words[kPanelVecs] = {_mm512_loadu_si512(codes), _mm512_loadu_si512(codes + kLanes)};
+            prefetch(codes + kPrefetchBytes / 4 + kPanel / 2);
+            Fp4Line words[kPanelVecs];
+            for (int i = 0; i < kPanelVecs; ++i) words[i] = load_fp4_line(codes + i * kLanes);
             direct_pairs_fp4_step<R, 0>(words, table, x + k, ldx, sums);
             direct_pairs_fp4_step<R, 1>(words, table, x + k, ldx, sums);
             direct_pairs_fp4_step<R, 2>(words, table, x + k, ldx, sums);
             direct_pairs_fp4_step<R, 3>(words, table, x + k, ldx, sums);
         }
-        const Vec scale[kPanelVecs] = {load_e8m0(exponents), load_e8m0(exponents + kLanes)};
-        add_block<R>(sums, scale, totals);
+        Vec scale[kPanelVecs];
+        for (int i = 0; i < kPanelVecs; ++i) scale[i] = load_e8m0(exponents + i * kLanes);
+        add_block<R, kPanelVecs>(sums, scale, totals);
     }
 }
 
@@ -141,17 +161,16 @@ inline void unpack_pairs_fp8(const uint8_t* codes, int64_t count, const E4m3Tabl
     for (int64_t k = 0; k < count; k += 2) {
         Pairs pairs[kPanelVecs];
         e4m3_pairs(codes + k * kPanel, tables, pairs);
-        store_line(out + k * kPanel, pairs[0]);
-        store_line(out + (k + 1) * kPanel, pairs[1]);
+        for (int i = 0; i < kPanelVecs; ++i) store_line(out + k * kPanel + i * kPairs, pairs[i]);
     }
 }
 
 inline void unpack_pairs_fp4(const uint32_t* codes, int64_t count, uint16_t* out) {
-    const __m512i table = e2m1_table();
+    const Fp4Table table = fp4_table();
     for (int64_t k = 0; k < count; k += 8, codes += kPanel)
         for (int i = 0; i < kPanelVecs; ++i) {
-            const __m512i words = _mm512_loadu_si512(codes + i * kLanes);
-            uint16_t* line = out + (k + i) * kPanel;
+            const Fp4Line words = load_fp4_line(codes + i * kLanes);
+            uint16_t* line = out + k * kPanel + i * kPairs;
             store_line(line, fp4_pairs<0>(words, table));
             store_line(line + 2 * kPanel, fp4_pairs<1>(words, table));
             store_line(line + 4 * kPanel, fp4_pairs<2>(words, table));
@@ -167,10 +186,11 @@ struct Span {
     const uint8_t* exponents;  // MXFP4: [blocks of 32 inputs][32]
 };
 
+// Of the kPairVecs vectors of a panel from `part` on.
 template <Format kFormat>
-inline void load_scale(const Span& span, int64_t block, Vec* scale) {
-    for (int i = 0; i < kPanelVecs; ++i) {
-        if constexpr (kFormat == Format::mxfp4) scale[i] = load_e8m0(span.exponents + block * kPanel + i * kLanes);
+inline void load_scale(const Span& span, int64_t block, int part, Vec* scale) {
+    for (int i = 0; i < kPairVecs; ++i) {
+        if constexpr (kFormat == Format::mxfp4) scale[i] = load_e8m0(span.exponents + block * kPanel + (part + i) * kLanes);
         else if constexpr (kFormat == Format::fp8) scale[i] = set1(span.scales[block]);
         else scale[i] = set1(1.0f);
     }
@@ -182,35 +202,41 @@ constexpr int64_t kFetchBytes = kFormat == Format::mxfp4 ? kPanel / 2 : kPanel;
 template <Format kFormat>
 constexpr int64_t kFetchTiles = kFormat == Format::bf16 ? 2 : 1;
 
-// totals[r][32] += over the span's blocks, the block's scale times the sum of x[r] * weights, for R rows.
+// totals[r][part ..] += over the span's blocks, the block's scale times the sum of x[r] * weights, for R rows.
 // With kFetch, codes from `ahead` on are fetched meanwhile, evenly: in one burst they would wait for each other.
 template <Format kFormat, int R, bool kFetch>
-inline void tile_pairs(const Span& span, const uint16_t* x, float* totals, const uint8_t* ahead) {
+inline void tile_pairs(const Span& span, int part, const uint16_t* x, float* totals, const uint8_t* ahead) {
     constexpr int64_t kBlock = kFormat == Format::mxfp4 ? kMxBlock : kFp8Block;
-    Vec total[R][kPanelVecs];
+    Vec total[R][kPairVecs];
     for (int r = 0; r < R; ++r)
-        for (int i = 0; i < kPanelVecs; ++i) total[r][i] = load(totals + r * kPanel + i * kLanes);
+        for (int i = 0; i < kPairVecs; ++i) total[r][i] = load(totals + r * kPanel + (part + i) * kLanes);
     for (int64_t first = 0; first < span.count; first += kBlock) {
         const int64_t last = first + kBlock < span.count ? first + kBlock : span.count;
-        Vec sums[R][kPanelVecs], scale[kPanelVecs];
-        clear<R>(sums);
+        Vec sums[R][kPairVecs], scale[kPairVecs];
+        clear_sums<R, kPairVecs>(sums);
         for (int64_t k = first; k < last; k += 2) {
             if constexpr (kFetch) prefetch_far(ahead + k * kFetchBytes<kFormat>);
-            const Pairs line[kPanelVecs] = {load_line(span.lines + k * kPanel), load_line(span.lines + (k + 1) * kPanel)};
-            dot_rows<R>(line, x + k, kPairStride, sums);
+            Pairs line[kPairVecs];
+            load_lines<kPairVecs>(span.lines + k * kPanel + part * kPairs, line);
+            dot_rows<R, kPairVecs>(line, x + k, kPairStride, sums);
         }
-        load_scale<kFormat>(span, first / kBlock, scale);
-        add_block<R>(sums, scale, total);
+        load_scale<kFormat>(span, first / kBlock, part, scale);
+        add_block<R, kPairVecs>(sums, scale, total);
     }
     for (int r = 0; r < R; ++r)
-        for (int i = 0; i < kPanelVecs; ++i) store(totals + r * kPanel + i * kLanes, total[r][i]);
+        for (int i = 0; i < kPairVecs; ++i) store(totals + r * kPanel + (part + i) * kLanes, total[r][i]);
 }
 
 template <Format kFormat, int R>
 inline void tile_pairs_rest(int64_t rows, const Span& span, const uint16_t* x, float* totals, const uint8_t* ahead) {
-    if (rows == R && ahead) tile_pairs<kFormat, R, true>(span, x, totals, ahead);
-    else if (rows == R) tile_pairs<kFormat, R, false>(span, x, totals, nullptr);
-    else if constexpr (R > 1) tile_pairs_rest<kFormat, R - 1>(rows, span, x, totals, ahead);
+    if (rows == R) {
+        if (ahead) tile_pairs<kFormat, R, true>(span, 0, x, totals, ahead);
+        else tile_pairs<kFormat, R, false>(span, 0, x, totals, nullptr);
+        for (int part = kPairVecs; part < kPanelVecs; part += kPairVecs)
+            tile_pairs<kFormat, R, false>(span, part, x, totals, nullptr);
+    } else if constexpr (R > 1) {
+        tile_pairs_rest<kFormat, R - 1>(rows, span, x, totals, ahead);
+    }
 }
 
 // All inputs of x that one panel has, [rows][kPairStride] from the input `outer` on, added to totals[rows][32].
@@ -261,7 +287,7 @@ void pairs_blocked(const Matrix& w, const float* x, int64_t ldx, int64_t m, floa
     uint16_t* weights = static_cast<uint16_t*>(scratch);                         // [kPairSpan/2][32][2]
     float* totals = reinterpret_cast<float*>(weights + kPairSpan * kPanel);      // [kPairRows][32]
     uint16_t* rounded = reinterpret_cast<uint16_t*>(totals + kPairRows * kPanel);  // [kPairRows][kPairStride]
-    const E4m3Tables tables = e4m3_tables(0);
+    const E4m3Tables tables = e4m3_tables();
     for (int64_t row = 0; row < m; row += kPairRows) {
         const int64_t rows = m - row < kPairRows ? m - row : kPairRows;
         for (int64_t outer = 0; outer < w.k_padded; outer += kPairInputs) {
@@ -309,16 +335,17 @@ void unpack_pairs(const Matrix& w, int64_t panel, float* out) {
         return;
     }
     const uint8_t* codes = w.panel_codes(panel);
-    const E4m3Tables tables = e4m3_tables(0);
+    const E4m3Tables tables = e4m3_tables();
     uint16_t lines[kMxBlock * kPanel];
     for (int64_t first = 0; first < w.k_padded; first += kMxBlock) {
         const uint16_t* from = lines;
-        Vec scale[kPanelVecs] = {set1(1.0f), set1(1.0f)};
+        Vec scale[kPanelVecs];
+        set_scale(1.0f, scale);
         if (w.format == Format::bf16) {
             from = reinterpret_cast<const uint16_t*>(codes) + first * kPanel;
         } else if (w.format == Format::fp8) {
             unpack_pairs_fp8(codes + first * kPanel, kMxBlock, tables, lines);
-            for (int i = 0; i < kPanelVecs; ++i) scale[i] = set1(w.scales[panel * w.blocks() + first / kFp8Block]);
+            set_scale(w.scales[panel * w.blocks() + first / kFp8Block], scale);
         } else {
             unpack_pairs_fp4(reinterpret_cast<const uint32_t*>(codes) + first / 8 * kPanel, kMxBlock, lines);
             for (int i = 0; i < kPanelVecs; ++i)
@@ -326,11 +353,9 @@ void unpack_pairs(const Matrix& w, int64_t panel, float* out) {
         }
         for (int64_t k = 0; k < kMxBlock; k += 2)
             for (int i = 0; i < kPanelVecs; ++i) {
-                const __m512i pairs = load_line(from + (k + i) * kPanel).v;
-                const __m512 low = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
-                const __m512 high = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
-                store(out + (first + k) * kPanel + i * kLanes, mul({low}, scale[i]));
-                store(out + (first + k + 1) * kPanel + i * kLanes, mul({high}, scale[i]));
+                const Pairs pairs = load_line(from + k * kPanel + i * kPairs);
+                store(out + (first + k) * kPanel + i * kLanes, mul(first_floats(pairs), scale[i]));
+                store(out + (first + k + 1) * kPanel + i * kLanes, mul(second_floats(pairs), scale[i]));
             }
     }
 }

@@ -1,12 +1,12 @@
 // BF16 pairs out of packed weights (the pairs layout of matrix.h), on AVX-512 with VBMI. Included into a namespace of
 // one translation unit, after simd/avx512.h.
 //
-// A BF16 dot product treats subnormal numbers as zero, and E4M3's subnormal numbers must not be lost: every code
-// becomes the BF16 number of its value, which is always a normal one. As a code without its sign has 128
-// values, two look-ups in tables of 128 bytes yield the two bytes of 64 numbers.
+// As an E4M3 code without its sign has 128 values, two look-ups in tables of 128 bytes yield the two bytes of 64 numbers.
 #pragma once
 #include <immintrin.h>
 #include <stdint.h>
+
+#include "e4m3_words.h"
 
 namespace deepground {
 namespace {
@@ -15,12 +15,19 @@ namespace {
 struct Pairs {
     __m512i v;
 };
+// Rows and vectors of an inner loop over pairs: their sums and totals stay in registers, beside a line of weights.
+constexpr int kPairTile = 6, kPairVecs = 2;
 
 // Into the second-level cache.
 inline void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
 inline Pairs load_line(const uint16_t* p) { return {_mm512_loadu_si512(p)}; }
 inline void store_line(uint16_t* p, Pairs a) { _mm512_storeu_si512(p, a.v); }
+// The numbers that stand first and second in their pairs.
+inline Vec first_floats(Pairs a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(a.v, 16))}; }
+inline Vec second_floats(Pairs a) {
+    return {_mm512_castsi512_ps(_mm512_and_si512(a.v, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
 inline Pairs broadcast_line(const uint16_t* p) {
     int pair;
     __builtin_memcpy(&pair, p, sizeof pair);
@@ -28,23 +35,6 @@ inline Pairs broadcast_line(const uint16_t* p) {
 }
 
 // ---- FP8 E4M3 ------------------------------------------------------------------------------------------------
-
-// The BF16 number of every E4M3 code without its sign.
-struct E4m3Words {
-    alignas(64) uint16_t word[128];
-    constexpr E4m3Words() : word() {
-        for (int code = 1; code < 128; ++code) {
-            if (code >= 8) {
-                word[code] = static_cast<uint16_t>((code << 4) + (120 << 7));
-                continue;
-            }
-            int leading = 0;  // the code is a multiple of 2^-9
-            while (code >> (leading + 1)) ++leading;
-            word[code] = static_cast<uint16_t>(((118 + leading) << 7) | ((code << (7 - leading)) & 0x7f));
-        }
-    }
-};
-constexpr E4m3Words kE4m3Words;
 
 // What the exponent of a scale may be, for all scaled numbers to be normal ones (E4M3: 2^-9 .. 448).
 constexpr int kE4m3MinExponent = -117, kE4m3MaxExponent = 119;
@@ -54,7 +44,7 @@ struct E4m3Tables {
 };
 
 // Tables of all values times 2^exponent.
-inline E4m3Tables e4m3_tables(int exponent) {
+inline E4m3Tables e4m3_tables(int exponent = 0) {
     const __m512i step = _mm512_set1_epi16(static_cast<short>(exponent * 128));
     E4m3Tables tables;
     for (int half = 0; half < 2; ++half) {
@@ -111,9 +101,15 @@ inline __m512i e2m1_lowering(const uint8_t* exponents) {
     return _mm512_or_si512(by, _mm512_slli_epi32(by, 16));
 }
 
-// Inputs 2 * kPair and 2 * kPair + 1 of 16 words of eight inputs.
+// 16 words of eight inputs, and what their nibbles are looked up in.
+using Fp4Line = __m512i;
+using Fp4Table = __m512i;
+inline Fp4Line load_fp4_line(const uint32_t* p) { return _mm512_loadu_si512(p); }
+inline Fp4Table fp4_table() { return e2m1_table(); }
+
+// Inputs 2 * kPair and 2 * kPair + 1 of a line.
 template <int kPair>
-inline Pairs fp4_pairs(__m512i words, __m512i table) {
+inline Pairs fp4_pairs(Fp4Line words, Fp4Table table) {
     return {_mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4 * kPair), table)};
 }
 

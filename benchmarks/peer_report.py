@@ -182,8 +182,8 @@ def write_page(found: dict[str, Any], path: Path) -> None:
         f"{found['threads']} threads; {', '.join(machine['instruction_sets'])}. Measured in the same run: "
         f"{_span(table.bandwidths)} GB/s read from memory, {_span(table.flops)} GFLOP/s "
         f"({found['limits'][-1]['instruction_set']}). Tokens per second, medians; in brackets the share of the "
-        "bandwidth (decoding, streams) or arithmetic (prefill) measured just before the run. A star: other programs took "
-        f"more than {QUIET:.0%} of the processors meanwhile.",
+        "bandwidth (decoding, streams) or arithmetic (prefill) measured just before the run. A star: other programs "
+        f"took more than {QUIET:.0%} of the processors meanwhile.",
     ]
     for shape in table.shapes:
         lines += ["", f"## {shape}", "", *_speeds(table, shape)]

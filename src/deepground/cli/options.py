@@ -57,6 +57,12 @@ SpeculateOption = Annotated[
 DraftTokensOption = Annotated[
     int | None, typer.Option(min=1, max=31, help="Most guesses at a time; else 3 of the model's and 16 from the text.")
 ]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Train on so many processes with Ray, the model sharded over them.")
+]
+RayAddressOption = Annotated[
+    str | None, typer.Option(help="Of a Ray cluster, host:port; else one is started on this machine.")
+]
 PrefixCacheOption = Annotated[
     bool, typer.Option("--prefix-cache/--no-prefix-cache", help="Compute a beginning that prompts share only once.")
 ]
@@ -94,6 +100,12 @@ FieldOption = Annotated[str | None, typer.Option(help="Column of a file; else th
 GraderOption = Annotated[str | None, typer.Option(help="Of a file's rows that name none: exact, number, math.")]
 MaxTokensOption = Annotated[int, typer.Option(min=1, help="Of one reply, thinking included.")]
 ConcurrencyOption = Annotated[int, typer.Option(min=1, help="Questions under way at one time.")]
+
+
+def check_workers(workers: int | None, ray_address: str | None) -> None:
+    """Raises typer.BadParameter for an address without a number of workers."""
+    if ray_address is not None and workers is None:
+        raise typer.BadParameter("say with --workers how many", param_hint="--ray-address")
 
 
 def prefix_disk_folder(*, cache: bool, disk: bool, folder: Path | None, gib: float | None) -> Path | None:

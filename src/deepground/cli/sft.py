@@ -17,8 +17,11 @@ from deepground.cli.options import (
     MaxMinutesOption,
     ModelOption,
     MuonOption,
+    RayAddressOption,
     RunOption,
     WeightFormatOption,
+    WorkersOption,
+    check_workers,
     same_named,
 )
 
@@ -70,12 +73,8 @@ def sft(
     curves: Annotated[bool, typer.Option(help="Write TensorBoard curves too.")] = False,
     seed: Annotated[int, typer.Option(help="Of the order of samples and of new adapters.")] = 0,
     device: DeviceOption = "cpu",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Train on so many processes with Ray, the model sharded over them.")
-    ] = None,
-    ray_address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster, host:port; else one is started on this machine.")
-    ] = None,
+    workers: WorkersOption = None,
+    ray_address: RayAddressOption = None,
 ) -> None:
     """Fine-tune on conversations, export the result, and check that it is what was trained."""
     plan = _plan(locals())
@@ -84,8 +83,7 @@ def sft(
     from deepground.train import RunReporter
     from deepground.train.sft import run_sft
 
-    if ray_address is not None and workers is None:
-        raise typer.BadParameter("say with --workers how many", param_hint="--ray-address")
+    check_workers(workers, ray_address)
     if workers is None:
         outcome = run_sft(plan, run, RunReporter(run, Console(), curves=curves))
     else:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from deepground.cli.options import RayAddressOption, WorkersOption, check_workers
 from deepground.cli.rl import rl
 from deepground.cli.sft import sft
 
@@ -24,6 +25,7 @@ def pretrain(
     run: RunFolder,
     total_steps: Annotated[int, typer.Option(help="Length of the schedule; may be changed when going on.")] = 1000,
     rows: Annotated[int, typer.Option(help="Rows per step.")] = 32,
+    micro_rows: Annotated[int, typer.Option(min=1, help="Rows per forward pass; the gradient is the same.")] = 8,
     row_length: Annotated[int, typer.Option(help="Tokens per row; longer samples are left out.")] = 256,
     matrix_lr: Annotated[float, typer.Option(help="Muon's step size, for the matrices inside the blocks.")] = 6e-3,
     seed: Annotated[int, typer.Option(help="Of the first weights and the data.")] = 0,
@@ -39,6 +41,8 @@ def pretrain(
     drafts: Annotated[
         int | None, typer.Option(min=1, max=8, help="mtp: tokens that the layer learns to draft ahead; 2 if left out.")
     ] = None,
+    workers: WorkersOption = None,
+    ray_address: RayAddressOption = None,
 ) -> None:
     """Train on the tasks' mixture: fresh weights for MODEL's configuration, or its multi-token-prediction layer."""
     from rich.console import Console
@@ -51,20 +55,30 @@ def pretrain(
     tokenizer.check_vocab_size(config.vocab_size)
     if phase == "main" and drafts is not None:
         raise typer.BadParameter("only the mtp phase drafts; give --phase mtp too", param_hint="--drafts")
-    if phase == "mtp":
-        decoder = room.add_mtp_layer(room.load_main_model(model), seed)
-    else:
-        decoder = Decoder(config)
-        room.initialize(decoder, seed)
+    check_workers(workers, ray_address)
     settings = room.PretrainConfig(
         schedule=room.Schedule(total_steps=total_steps),
         num_rows=rows,
+        micro_rows=micro_rows,
         row_length=row_length,
         optimizer=room.OptimizerConfig(matrix_lr=matrix_lr),
         precision=precision,
         max_minutes=max_minutes,
         mtp_drafts=(drafts or 2) if phase == "mtp" else 0,
     )
+    if workers is not None:
+        from deepground.train.distributed import run_pretrain_on_workers
+
+        reporter = room.RunReporter(run, Console())
+        run_pretrain_on_workers(
+            model, settings, run, reporter, seed=seed, workers=workers, address=ray_address, curves=curves
+        )
+        return
+    if phase == "mtp":
+        decoder = room.add_mtp_layer(room.load_main_model(model), seed)
+    else:
+        decoder = Decoder(config)
+        room.initialize(decoder, seed)
     easy = {"easy_samples": 0} if phase == "mtp" else {}
     samples = room.mixture_samples(tokenizer, chat_format_for(model, config), seed=seed, **easy)
     trainer = room.Trainer(decoder, samples, settings, pad_id=tokenizer.eos_ids[0])

@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from deepground.errors import CheckpointError
 
 STATE_FILE = "state.json"
+WEIGHTS_FILE = "model.safetensors"
+WHOLE_FOLDER = "final"
+"""In a run's folder, where several workers leave the whole weights at the end; their checkpoints are in shards."""
 _RNG = "rng_state"
 
 
@@ -51,9 +54,7 @@ def save_checkpoint(
     scratch = parent / f".writing_{step:08d}_{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in decoder.state_dict().items()}, scratch / "model.safetensors"
-    )
+    save_file({name: tensor.contiguous() for name, tensor in decoder.state_dict().items()}, scratch / WEIGHTS_FILE)
     optimizer_tensors = {_RNG: torch.get_rng_state()}
     for position, optimizer in enumerate(optimizers):
         for index, values in optimizer.state_dict()["state"].items():
@@ -113,7 +114,7 @@ def load_model_weights(checkpoint: Path, decoder: nn.Module) -> None:
         CheckpointError: the file is damaged or belongs to another configuration.
     """
     try:
-        decoder.load_state_dict(_read_tensors(checkpoint / "model.safetensors"))
+        decoder.load_state_dict(_read_tensors(checkpoint / WEIGHTS_FILE))
     except RuntimeError as error:
         raise CheckpointError(f"{checkpoint} belongs to another model configuration: {error}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from deepground.errors import TrainingError
 from deepground.model import Decoder, ModelConfig, WeightFormat, load_config, load_raw_config, save_model
 from deepground.model.staging import staged_folder, sync, write_json
 from deepground.model.tensor_files import INDEX_FILE, Checkpoint
-from deepground.train.checkpoint import list_checkpoints, load_model_weights, read_state
+from deepground.train.checkpoint import WEIGHTS_FILE, WHOLE_FOLDER, list_checkpoints, load_model_weights, read_state
 from deepground.train.mtp import add_mtp_layer, load_main_model, main_model_digest
 
 _DUPLICATES = ("embed_tokens.weight", "shared_head.head.weight")
@@ -62,11 +63,24 @@ def export_checkpoint(
         _export_mtp(newest, str(state["frozen_digest"]), model, output)
         return int(state["step"])
     config = model if isinstance(model, ModelConfig) else load_config(model)
+    if not (newest / WEIGHTS_FILE).exists():
+        newest = _whole_weights(run, int(state["step"]))
+        config = replace(config, num_mtp_layers=0)
     decoder = Decoder(config)
     load_model_weights(newest, decoder)
     source = tokenizer_from if tokenizer_from is not None or isinstance(model, ModelConfig) else model
     save_model(decoder, output, weight_format=weight_format or "bfloat16", tokenizer_from=source, overwrite=True)
     return int(state["step"])
+
+
+def _whole_weights(run: Path, step: int) -> Path:
+    """What workers left of the step beside their shards."""
+    whole = run / WHOLE_FOLDER / "checkpoints" / f"step_{step:08d}"
+    if whole not in list_checkpoints(run / WHOLE_FOLDER):
+        raise TrainingError(
+            f"{run} was trained by several workers and did not end; start it again, as it was, to go on to its end"
+        )
+    return whole
 
 
 def _export_mtp(checkpoint: Path, digest: str, model: Path, output: Path) -> None:

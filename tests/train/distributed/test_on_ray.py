@@ -1,10 +1,11 @@
-"""`deepground train sft --workers`: as without workers, also when a worker is killed."""
+"""`deepground train sft` and `pretrain` with `--workers`: as without workers, also when a worker is killed."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 from safetensors.torch import load_file
 
+from deepground.errors import TrainingError
+from deepground.train import PretrainConfig, RunReporter, Schedule, export_checkpoint
+from deepground.train.distributed import run_pretrain_on_workers
 from deepground.train.reporting import read_metrics
 from tiny_models import tiny_model_folder
 
@@ -97,6 +102,50 @@ def test_a_killed_worker_changes_nothing(tmp_path: Path, model: Path, data: Path
     assert furthest < 2e-3
     checks = [json.loads((tmp_path / name / "export.json").read_text()) for name in ("alone", "many")]
     assert checks[0]["loss_exported"] == pytest.approx(checks[1]["loss_exported"], rel=1e-3)
+
+
+def test_pretraining_on_workers(tmp_path: Path, model: Path) -> None:
+    """As without workers, its checkpoints' whole weights exported as any."""
+
+    def pretrain(run: Path, steps: int, *more: str) -> None:
+        options = (
+            "--total-steps",
+            str(steps),
+            "--rows",
+            "4",
+            "--micro-rows",
+            "2",
+            "--precision",
+            "float32",
+            "--seed",
+            "3",
+        )
+        command = [sys.executable, "-m", "deepground", "train", "pretrain", str(model), str(run), *options, *more]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=400, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    pretrain(tmp_path / "alone", 6)
+    pretrain(tmp_path / "many", 6, "--workers", "2")
+    assert losses(tmp_path / "many") == pytest.approx(losses(tmp_path / "alone"), rel=1e-3)
+    weights = []
+    for name in ("alone", "many"):
+        assert export_checkpoint(tmp_path / name, model, tmp_path / f"{name}-model", weight_format="float32") == 6
+        weights.append(load_file(tmp_path / f"{name}-model" / "model.safetensors"))
+    one, two = weights
+    assert two.keys() <= one.keys()
+    assert all("model.layers.2." in name for name in one.keys() - two.keys())  # the layer that drafts
+    assert max(float((one[name] - two[name]).abs().max()) for name in two) < 2e-3
+    shutil.rmtree(tmp_path / "many" / "final")
+    with pytest.raises(TrainingError, match="start it again, as it was"):
+        export_checkpoint(tmp_path / "many", model, tmp_path / "torn")
+
+
+def test_the_drafting_layer_is_for_one_worker(tmp_path: Path, model: Path) -> None:
+    settings = PretrainConfig(schedule=Schedule(total_steps=2), num_rows=4, row_length=64, mtp_drafts=2)
+    with pytest.raises(TrainingError, match="leave out --workers"):
+        run_pretrain_on_workers(model, settings, tmp_path, RunReporter(tmp_path, Console()), seed=0, workers=2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A fine-tuning on the workers of a Ray cluster, or of a Ray that is started on this machine for it.
+"""A training on the workers of a Ray cluster, or of a Ray that is started on this machine for it.
 
 Ray Train starts a process for each worker and connects them; when one of them dies, it starts all of them again, and
 the run goes on from its newest checkpoint (docs.ray.io, Ray Train, "Handling failures"). Nothing is reported to
@@ -12,19 +12,24 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 
 from deepground.errors import TrainingError
-from deepground.train.checkpoint import list_checkpoints, read_state
+from deepground.model import Decoder, Tokenizer, chat_format_for, load_config
+from deepground.train.checkpoint import WHOLE_FOLDER, list_checkpoints, read_state
 from deepground.train.distributed.sharded import ShardedTrainer, check_settings
+from deepground.train.initialize import initialize
+from deepground.train.mixture import mixture_samples
+from deepground.train.pretrain import PretrainConfig, PretrainResult
 from deepground.train.reporting import Reporter, RunReporter
 from deepground.train.sft import (
     PreparedRun,
+    SftConfig,
     SftOutcome,
     SftPlan,
     SftResult,
@@ -39,7 +44,93 @@ from deepground.train.sft import (
 _LOG = "workers.log"
 _MOST_FAILURES = 3
 """Deaths of workers that a run survives."""
-_FINAL = "final"
+
+
+class _Job(Protocol):
+    """What the workers are to do; goes to them by pickling."""
+
+    @property
+    def device(self) -> str:
+        """Cpu or cuda."""
+        ...
+
+    def make_trainer(self) -> ShardedTrainer:
+        """One worker's trainer."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Tuning:
+    plan: SftPlan
+
+    @property
+    def device(self) -> str:
+        return self.plan.device
+
+    def make_trainer(self) -> ShardedTrainer:
+        trainer = make_trainer(self.plan, prepare(self.plan), ShardedTrainer)
+        assert isinstance(trainer, ShardedTrainer)
+        return trainer
+
+
+@dataclass(frozen=True)
+class _Pretraining:
+    model: Path
+    settings: SftConfig
+    seed: int
+    device: str = "cpu"
+
+    def make_trainer(self) -> ShardedTrainer:
+        # Layers of multi-token prediction are trained in a phase of their own.
+        config = replace(load_config(self.model), num_mtp_layers=0)
+        tokenizer = Tokenizer.from_folder(self.model)
+        decoder = Decoder(config)
+        initialize(decoder, self.seed)
+        samples = mixture_samples(tokenizer, chat_format_for(self.model, config), seed=self.seed)
+        return ShardedTrainer(
+            decoder.to(self.device), samples, (), self.settings, pad_id=tokenizer.eos_ids[0],
+            data_digest=f"the tasks' mixture, seed {self.seed}", device=self.device,
+        )  # fmt: skip
+
+
+def run_pretrain_on_workers(
+    model: Path,
+    settings: PretrainConfig,
+    folder: Path,
+    reporter: Reporter,
+    *,
+    seed: int,
+    workers: int,
+    address: str | None = None,
+    curves: bool = False,
+) -> PretrainResult:
+    """`pretrain` from fresh weights on the tasks' mixture, by several workers; the result is the same but for rounding.
+
+    Args:
+        model: folder with config.json and the tokenizer; there on every machine under the same name.
+        settings: of the run; the phase of multi-token prediction is for one worker.
+        folder: of the run, on storage that every machine sees. At the end the whole weights are in it too, where
+            `export_checkpoint` finds them.
+        reporter: told what the first worker tells.
+        seed: of the first weights and the data.
+        workers: number of processes.
+        address: of a Ray cluster, host:port; None: one is started on this machine and ends with the run.
+        curves: write TensorBoard curves.
+
+    Raises:
+        TrainingError: as `run_sft_on_workers`.
+    """
+    if settings.mtp_drafts:
+        raise TrainingError("a layer of multi-token prediction is trained by one worker; leave out --workers")
+    same = ("schedule", "num_rows", "row_length", "micro_rows", "optimizer", "balance_gamma", "precision",
+            "checkpoint_steps", "keep_checkpoints", "max_minutes")  # fmt: skip
+    sharded = SftConfig(**{name: getattr(settings, name) for name in same})
+    folder = folder.resolve()
+    check_settings(sharded, workers)
+    _fit(_Pretraining(model.resolve(), sharded, seed), folder, reporter, workers, address, curves)
+    newest = list_checkpoints(folder)[-1]
+    step = int(read_state(newest)["step"])
+    return PretrainResult(step, step >= settings.schedule.total_steps, newest)
 
 
 def run_sft_on_workers(
@@ -65,8 +156,6 @@ def run_sft_on_workers(
         TrainingError: Ray is missing or does not answer, the settings do not suit workers, or workers died too often.
         ModelFolderError: the model cannot be loaded.
     """
-    if workers < 1:
-        raise TrainingError(f"workers is {workers}; it must be at least 1")
     folder, plan = folder.resolve(), _absolute(plan)
     train = partial(_train_on_ray, workers=workers, address=address, curves=curves)
     return run_sft(plan, folder, reporter, train=train, kind="sft on workers")
@@ -89,6 +178,14 @@ def _train_on_ray(
     curves: bool,
 ) -> SftResult:
     check_settings(prepared.settings, workers)
+    _fit(_Tuning(plan), folder, reporter, workers, address, curves)
+    return _result(prepared, folder)
+
+
+def _fit(job: _Job, folder: Path, reporter: Reporter, workers: int, address: str | None, curves: bool) -> None:
+    """Have the workers do a job to its end."""
+    if workers < 1:
+        raise TrainingError(f"workers is {workers}; it must be at least 1")
     # Ray would run its workers at the lowest priority, where anything else on the machine stops them.
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_V2_ENABLED": "1", "RAY_worker_niceness": "0"}
     try:
@@ -97,12 +194,13 @@ def _train_on_ray(
         from ray.train.torch import TorchConfig, TorchTrainer
     except ImportError as error:
         raise TrainingError(f"--workers needs Ray ({error}): pip install 'deepground[distributed]'") from error
-    gpu = plan.device != "cpu"
+    gpu = job.device != "cpu"
+    folder.mkdir(parents=True, exist_ok=True)
     _connect(ray, workers, address)
     try:
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"plan": plan, "folder": str(folder), "curves": curves},
+            train_loop_config={"job": job, "folder": str(folder), "curves": curves},
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1}),
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
             run_config=RunConfig(
@@ -118,7 +216,6 @@ def _train_on_ray(
         ) from error
     finally:
         ray.shutdown()
-    return _result(prepared, folder)
 
 
 def _connect(ray: Any, workers: int, address: str | None) -> None:
@@ -141,16 +238,15 @@ def _work(config: dict[str, Any]) -> None:
     import torch.distributed as dist
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    plan, folder = config["plan"], Path(config["folder"])
-    trainer = make_trainer(plan, prepare(plan), ShardedTrainer)
-    assert isinstance(trainer, ShardedTrainer)
+    job, folder = config["job"], Path(config["folder"])
+    trainer: ShardedTrainer = job.make_trainer()
     if not trainer.writes:
         fine_tune(trainer, folder, _Silent())
     else:
         with (folder / _LOG).open("a", encoding="utf-8") as log:
             fine_tune(trainer, folder, RunReporter(folder, Console(file=log, width=200), curves=config["curves"]))
     if trainer.best is None:
-        trainer.write_whole(folder / _FINAL, {})
+        trainer.write_whole(folder / WHOLE_FOLDER, {})
     dist.barrier()
 
 
@@ -171,7 +267,7 @@ def _result(prepared: PreparedRun, folder: Path) -> SftResult:
     newest = list_checkpoints(folder)[-1]
     state = read_state(newest)
     stale = is_stale([Validation(**v) for v in state["validations"]], prepared.settings.patience)
-    whole = list_checkpoints(folder / "best") or list_checkpoints(folder / _FINAL)
+    whole = list_checkpoints(folder / "best") or list_checkpoints(folder / WHOLE_FOLDER)
     step = int(state["step"])
     return SftResult(step, step >= prepared.settings.schedule.total_steps or stale, stale, whole[-1])
 

@@ -62,89 +62,116 @@ inline void set_scale(float value, Vec* scale) {
 
 // ---- few rows: weights are unpacked in registers ---------------------------------------------------------------
 
-template <int R>
+// P panels at a time, whose sums do not wait for each other: totals[p * R + r] is row r's of panel p.
+
+template <int R, int P>
 inline void direct_pairs_bf16(const Matrix& w, int64_t panel, const uint16_t* x, int64_t ldx, Vec (*totals)[kPanelVecs]) {
-    const uint16_t* codes = reinterpret_cast<const uint16_t*>(w.panel_codes(panel));
+    const uint16_t* codes[P];
+    for (int p = 0; p < P; ++p) codes[p] = reinterpret_cast<const uint16_t*>(w.panel_codes(panel + p));
     Vec one[kPanelVecs];
     set_scale(1.0f, one);
     for (int64_t first = 0; first < w.k_padded; first += kFp8Block) {
         const int64_t last = first + kFp8Block < w.k_padded ? first + kFp8Block : w.k_padded;
-        Vec sums[R][kPanelVecs];
-        clear<R>(sums);
-        for (int64_t k = first; k < last; k += 2) {
-            prefetch(codes + k * kPanel + kPrefetchBytes / 2);
-            prefetch(codes + k * kPanel + kPrefetchBytes / 2 + kPanel);
-            Pairs weights[kPanelVecs];
-            load_lines<kPanelVecs>(codes + k * kPanel, weights);
-            dot_rows<R, kPanelVecs>(weights, x + k, ldx, sums);
-        }
-        add_block<R, kPanelVecs>(sums, one, totals);
+        Vec sums[P * R][kPanelVecs];
+        clear<P * R>(sums);
+        for (int64_t k = first; k < last; k += 2)
+            for (int p = 0; p < P; ++p) {
+                prefetch(codes[p] + k * kPanel + kPrefetchBytes / 2);
+                prefetch(codes[p] + k * kPanel + kPrefetchBytes / 2 + kPanel);
+                Pairs weights[kPanelVecs];
+                load_lines<kPanelVecs>(codes[p] + k * kPanel, weights);
+                dot_rows<R, kPanelVecs>(weights, x + k, ldx, sums + p * R);
+            }
+        add_block<P * R, kPanelVecs>(sums, one, totals);
     }
 }
 
-template <int R>
+template <int R, int P>
 inline void direct_pairs_fp8(const Matrix& w, int64_t panel, const uint16_t* x, int64_t ldx, Vec (*totals)[kPanelVecs]) {
-    const uint8_t* codes = w.panel_codes(panel);
+    const uint8_t* codes[P];
+    for (int p = 0; p < P; ++p) codes[p] = w.panel_codes(panel + p);
     const float* scales = w.scales + panel * w.blocks();
     const E4m3Tables tables = e4m3_tables();
-    for (int64_t first = 0; first < w.k_padded; first += kFp8Block) {
+    for (int64_t first = 0; first < w.k_padded; first += kFp8Block, ++scales) {
         const int64_t last = first + kFp8Block < w.k_padded ? first + kFp8Block : w.k_padded;
-        Vec sums[R][kPanelVecs];
-        clear<R>(sums);
-        for (int64_t k = first; k < last; k += 2) {
-            prefetch(codes + k * kPanel + kPrefetchBytes);
-            Pairs weights[kPanelVecs];
-            e4m3_pairs(codes + k * kPanel, tables, weights);
-            dot_rows<R, kPanelVecs>(weights, x + k, ldx, sums);
+        Vec sums[P * R][kPanelVecs];
+        clear<P * R>(sums);
+        for (int64_t k = first; k < last; k += 2)
+            for (int p = 0; p < P; ++p) {
+                prefetch(codes[p] + k * kPanel + kPrefetchBytes);
+                Pairs weights[kPanelVecs];
+                e4m3_pairs(codes[p] + k * kPanel, tables, weights);
+                dot_rows<R, kPanelVecs>(weights, x + k, ldx, sums + p * R);
+            }
+        for (int p = 0; p < P; ++p) {
+            Vec scale[kPanelVecs];
+            set_scale(scales[p * w.blocks()], scale);
+            add_block<R, kPanelVecs>(sums + p * R, scale, totals + p * R);
         }
-        Vec scale[kPanelVecs];
-        set_scale(*scales++, scale);
-        add_block<R, kPanelVecs>(sums, scale, totals);
     }
 }
 
-template <int R, int kPair>
-inline void direct_pairs_fp4_step(const Fp4Line* words, Fp4Table table, const uint16_t* x, int64_t ldx, Vec (*sums)[kPanelVecs]) {
-    Pairs weights[kPanelVecs];
-    for (int i = 0; i < kPanelVecs; ++i) weights[i] = fp4_pairs<kPair>(words[i], table);
-    dot_rows<R, kPanelVecs>(weights, x + 2 * kPair, ldx, sums);
+template <int R, int P, int kPair>
+inline void direct_pairs_fp4_step(const Fp4Line (*words)[kPanelVecs], Fp4Table table, const uint16_t* x, int64_t ldx,
+                                  Vec (*sums)[kPanelVecs]) {
+    for (int p = 0; p < P; ++p) {
+        Pairs weights[kPanelVecs];
+        for (int i = 0; i < kPanelVecs; ++i) weights[i] = fp4_pairs<kPair>(words[p][i], table);
+        dot_rows<R, kPanelVecs>(weights, x + 2 * kPair, ldx, sums + p * R);
+    }
 }
 
-template <int R>
+template <int R, int P>
 inline void direct_pairs_mxfp4(const Matrix& w, int64_t panel, const uint16_t* x, int64_t ldx, Vec (*totals)[kPanelVecs]) {
-    const uint32_t* codes = reinterpret_cast<const uint32_t*>(w.panel_codes(panel));
+    const uint32_t* codes[P];
+    for (int p = 0; p < P; ++p) codes[p] = reinterpret_cast<const uint32_t*>(w.panel_codes(panel + p));
     const uint8_t* exponents = w.exponents + panel * w.blocks() * kPanel;
     const Fp4Table table = fp4_table();
     for (int64_t first = 0; first < w.k_padded; first += kMxBlock, exponents += kPanel) {
-        Vec sums[R][kPanelVecs];
-        clear<R>(sums);
-        for (int64_t k = first; k < first + kMxBlock; k += 8, codes += kPanel) {
-            prefetch(codes + kPrefetchBytes / 4);
-            prefetch(codes + kPrefetchBytes / 4 + kPanel / 2);
-            Fp4Line words[kPanelVecs];
-            for (int i = 0; i < kPanelVecs; ++i) words[i] = load_fp4_line(codes + i * kLanes);
-            direct_pairs_fp4_step<R, 0>(words, table, x + k, ldx, sums);
-            direct_pairs_fp4_step<R, 1>(words, table, x + k, ldx, sums);
-            direct_pairs_fp4_step<R, 2>(words, table, x + k, ldx, sums);
-            direct_pairs_fp4_step<R, 3>(words, table, x + k, ldx, sums);
+        Vec sums[P * R][kPanelVecs];
+        clear<P * R>(sums);
+        for (int64_t k = first; k < first + kMxBlock; k += 8) {
+            Fp4Line words[P][kPanelVecs];
+            for (int p = 0; p < P; ++p) {
+                const uint32_t* line = codes[p] + k / 8 * kPanel;
+                prefetch(line + kPrefetchBytes / 4);
+                prefetch(line + kPrefetchBytes / 4 + kPanel / 2);
+                for (int i = 0; i < kPanelVecs; ++i) words[p][i] = load_fp4_line(line + i * kLanes);
+            }
+            direct_pairs_fp4_step<R, P, 0>(words, table, x + k, ldx, sums);
+            direct_pairs_fp4_step<R, P, 1>(words, table, x + k, ldx, sums);
+            direct_pairs_fp4_step<R, P, 2>(words, table, x + k, ldx, sums);
+            direct_pairs_fp4_step<R, P, 3>(words, table, x + k, ldx, sums);
         }
-        Vec scale[kPanelVecs];
-        for (int i = 0; i < kPanelVecs; ++i) scale[i] = load_e8m0(exponents + i * kLanes);
-        add_block<R, kPanelVecs>(sums, scale, totals);
+        for (int p = 0; p < P; ++p) {
+            Vec scale[kPanelVecs];
+            for (int i = 0; i < kPanelVecs; ++i) scale[i] = load_e8m0(exponents + p * w.blocks() * kPanel + i * kLanes);
+            add_block<R, kPanelVecs>(sums + p * R, scale, totals + p * R);
+        }
+    }
+}
+
+template <int R, int P>
+inline void direct_panels(const Matrix& w, int64_t panel, const uint16_t* x, int64_t ldx, float* out, int64_t ldo) {
+    Vec totals[P * R][kPanelVecs];
+    clear<P * R>(totals);
+    if (w.format == Format::bf16) direct_pairs_bf16<R, P>(w, panel, x, ldx, totals);
+    else if (w.format == Format::fp8) direct_pairs_fp8<R, P>(w, panel, x, ldx, totals);
+    else direct_pairs_mxfp4<R, P>(w, panel, x, ldx, totals);
+    for (int p = 0; p < P; ++p) {
+        const int64_t left = w.n - (panel + p) * kPanel;
+        for (int r = 0; r < R; ++r)
+            store_panel(totals[p * R + r], out + r * ldo + (panel + p) * kPanel, left < kPanel ? left : kPanel);
     }
 }
 
 template <int R>
 void direct_pairs(const Matrix& w, const uint16_t* x, int64_t ldx, float* out, int64_t ldo, int64_t begin, int64_t end) {
-    for (int64_t panel = begin; panel < end; ++panel) {
-        Vec totals[R][kPanelVecs];
-        clear<R>(totals);
-        if (w.format == Format::bf16) direct_pairs_bf16<R>(w, panel, x, ldx, totals);
-        else if (w.format == Format::fp8) direct_pairs_fp8<R>(w, panel, x, ldx, totals);
-        else direct_pairs_mxfp4<R>(w, panel, x, ldx, totals);
-        const int64_t left = w.n - panel * kPanel;
-        for (int r = 0; r < R; ++r) store_panel(totals[r], out + r * ldo + panel * kPanel, left < kPanel ? left : kPanel);
-    }
+    // The sums of one or two rows are so few that a product would wait for the one before it.
+    constexpr int P = R <= kSidePanelRows ? 2 : 1;
+    int64_t panel = begin;
+    for (; panel + P <= end; panel += P) direct_panels<R, P>(w, panel, x, ldx, out, ldo);
+    for (; panel < end; ++panel) direct_panels<R, 1>(w, panel, x, ldx, out, ldo);
 }
 
 template <int R>

@@ -15,6 +15,7 @@ struct Pairs {
 };
 // Rows and vectors of an inner loop over pairs: their sums and totals stay in registers, beside a line of weights.
 constexpr int kPairTile = 3, kPairVecs = 4;
+constexpr int kSidePanelRows = 0;  // rows up to which two panels are computed side by side
 
 inline void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
 

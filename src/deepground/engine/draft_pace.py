@@ -15,8 +15,8 @@ from typing import NamedTuple
 NEW_SHARE = 0.2
 """Weight of a new measurement against all earlier ones."""
 TRUSTED = 8
-"""Measurements of a place before planning believes that it costs more than assumed: the first ones are cold, as code
-and weights have to come into the caches."""
+"""Measurements before planning believes that drafts cost more than assumed: the first ones are cold, as code and
+weights have to come into the caches."""
 BEYOND_COLD = 4.0
 """A cold step is not slower than assumed by this factor: what is, is trusted at once."""
 ASSUMED_SLOPE = 0.04
@@ -92,22 +92,30 @@ class Curve:
         self._places = [0]
         """Those that are trusted, ascending."""
         self._slope = slope
+        self._warm = 0
+        """Measurements so far, wherever."""
 
     def note(self, place: int, value: float, step: int) -> None:
         """Take in a measurement at a place above 0, made at step number `step`."""
+        self._warm += 1
         known = self._points.get(place)
         if known is None:
-            point = _Measured(value, step, TRUSTED if value > BEYOND_COLD * self(place) else 1)
+            self._points[place] = _Measured(value, step, TRUSTED if value > BEYOND_COLD * self(place) else 1)
         else:
-            point = known.updated(value, step)
-        self._points[place] = point
-        if point.count == TRUSTED:
+            self._points[place] = known.updated(value, step)
+        if self._warm == TRUSTED:
+            self._places = sorted(self._points)
+        elif place not in self._places and self._trusts(self._points[place]):
             insort(self._places, place)
 
     def forget_before(self, step: int) -> None:
         """Drop what was last measured before a step."""
         self._points = {at: point for at, point in self._points.items() if at == 0 or point.step >= step}
-        self._places = sorted(at for at, point in self._points.items() if point.count >= TRUSTED)
+        self._warm = self._warm if len(self._points) > 1 else 0
+        self._places = sorted(at for at, point in self._points.items() if self._trusts(point))
+
+    def _trusts(self, point: _Measured) -> bool:
+        return self._warm >= TRUSTED or point.count >= TRUSTED
 
     def __call__(self, at: float) -> float:
         """The value at `at`, which is at least 0."""

@@ -22,7 +22,11 @@ FOUND: dict[str, Any] = {
     "date": "2026-01-01",
     "threads": 2,
     "machine": {"cpu": "An abacus", "instruction_sets": ["AVX2"]},
-    "limits": [{"read_bytes_per_s": 30e9, "flops_per_s": 300e9, "instruction_set": "avx2"}],
+    # One for each run; the median run of llama.cpp's was in a slow hour.
+    "limits": [
+        {"read_bytes_per_s": speed, "flops_per_s": 300e9, "instruction_set": "avx2"}
+        for speed in (30e9, 30e9, 30e9, 30e9, 20e9, 60e9, 30e9)
+    ],
     "runs": [
         *(run("deepground fp8-ue8m0", rate) for rate in (15.0, 21.0, 18.0)),
         *(run("llama.cpp q8_0", rate, foreign=0.2) for rate in (9.0, 10.0, 20.0)),
@@ -40,12 +44,15 @@ def test_medians_count() -> None:
 
 
 def test_share_of_the_memory_wall() -> None:
-    """1.54 billion values in products, of 8.5 bits, and the cache of 64 tokens at 28 KiB each."""
+    """1.54 billion values in products, of 8.5 bits, and the cache of 64 tokens at 28 KiB each.
+
+    A run counts beside the limit that was measured just before it: 9 of 30, 10 of 20, 20 of 60.
+    """
     table = Table(FOUND)
     q8 = next(c for c in CONTENDERS["m1"] if c.name == "llama.cpp q8_0")
     share = table.share("m1", q8, "decode")
     values = 28 * (2 * 1536 * 1536 + 2 * 256 * 1536 + 3 * 1536 * 8960) + 151936 * 1536
-    assert share == pytest.approx(10.0 * (values * 8.5 / 8 + 64 * 28672) / 30e9, rel=1e-3)
+    assert share == pytest.approx(20.0 * (values * 8.5 / 8 + 64 * 28672) / 60e9, rel=1e-3)
 
 
 def test_m2_has_the_sizes_that_it_is_said_to_have() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from deepground.cli.options import RayAddressOption, WorkersOption, check_workers
 from deepground.cli.rl import rl
 from deepground.cli.sft import sft
+
+if TYPE_CHECKING:
+    from deepground.train import PretrainConfig
 
 train = typer.Typer(help="Train models; every run goes on where it was if it is started again.", no_args_is_help=True)
 train.command()(sft)
@@ -67,12 +70,7 @@ def pretrain(
         mtp_drafts=(drafts or 2) if phase == "mtp" else 0,
     )
     if workers is not None:
-        from deepground.train.distributed import run_pretrain_on_workers
-
-        reporter = room.RunReporter(run, Console())
-        run_pretrain_on_workers(
-            model, settings, run, reporter, seed=seed, workers=workers, address=ray_address, curves=curves
-        )
+        _pretrain_on_workers(model, settings, run, seed, workers, ray_address, curves)
         return
     if phase == "mtp":
         decoder = room.add_mtp_layer(room.load_main_model(model), seed)
@@ -83,6 +81,18 @@ def pretrain(
     samples = room.mixture_samples(tokenizer, chat_format_for(model, config), seed=seed, **easy)
     trainer = room.Trainer(decoder, samples, settings, pad_id=tokenizer.eos_ids[0])
     room.pretrain(trainer, run, room.RunReporter(run, Console(), curves=curves))
+
+
+def _pretrain_on_workers(
+    model: Path, settings: PretrainConfig, run: Path, seed: int, workers: int, address: str | None, curves: bool
+) -> None:
+    from rich.console import Console
+
+    from deepground.train import RunReporter
+    from deepground.train.distributed import run_pretrain_on_workers
+
+    reporter = RunReporter(run, Console())
+    run_pretrain_on_workers(model, settings, run, reporter, seed=seed, workers=workers, address=address, curves=curves)
 
 
 @train.command()

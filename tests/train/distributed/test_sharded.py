@@ -110,6 +110,7 @@ def test_checkpoints_fit_another_number_of_workers(tmp_path: Path, muon: bool) -
 @pytest.mark.parametrize(
     ("settings", "workers", "said"),
     [
+        ({}, 0, "workers is 0; it must be at least 1"),
         ({"rows": 5}, 2, "change --rows, --micro-rows or --workers"),
         ({"lora": LoraConfig(rank=2)}, 2, "leave out --workers, or --lora-rank"),
         ({"fp8": True}, 2, "leave out --workers, or --fp8"),

@@ -51,7 +51,7 @@ class _Job(Protocol):
 
     @property
     def device(self) -> str:
-        """Cpu or cuda."""
+        """Where they compute: cpu or cuda."""
         ...
 
     def make_trainer(self) -> ShardedTrainer:
@@ -184,8 +184,6 @@ def _train_on_ray(
 
 def _fit(job: _Job, folder: Path, reporter: Reporter, workers: int, address: str | None, curves: bool) -> None:
     """Have the workers do a job to its end."""
-    if workers < 1:
-        raise TrainingError(f"workers is {workers}; it must be at least 1")
     # Ray would run its workers at the lowest priority, where anything else on the machine stops them.
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_V2_ENABLED": "1", "RAY_worker_niceness": "0"}
     try:

@@ -180,6 +180,8 @@ class ShardedTrainer(SftTrainer):
 
 def check_settings(config: SftConfig, workers: int) -> None:
     """Raises TrainingError if the settings do not go together with so many workers."""
+    if workers < 1:
+        raise TrainingError(f"workers is {workers}; it must be at least 1")
     passes = -(-config.num_rows // config.micro_rows)
     if passes % workers:
         raise TrainingError(

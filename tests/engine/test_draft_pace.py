@@ -4,10 +4,9 @@ import pytest
 
 from deepground.engine.draft_pace import (
     ASSUMED_SLOPE,
-    REFRESH_PLAIN,
+    BEYOND_COLD,
     REFRESH_STEPS,
     STALE_STEPS,
-    TRUSTED,
     Acceptance,
     Bid,
     Curve,
@@ -19,12 +18,11 @@ from deepground.engine.draft_pace import (
 def costs(per_draft: float, *, sequences: int = 1, per_round: float | None = None) -> StepCosts:
     """A machine on which a plain step takes 10 ms, and each draft per sequence a share of that more."""
     known = StepCosts()
-    for _ in range(TRUSTED):
-        known.learn_step(sequences, 0, 0.01)
-        for count in range(1, 17):
-            known.learn_step(sequences, count * sequences, 0.01 * (1 + per_draft * count))
-            if per_round is not None:
-                known.learn_rounds(sequences, count, 0.01 * per_round * count)
+    known.learn_step(sequences, 0, 0.01)
+    for count in range(1, 17):
+        known.learn_step(sequences, count * sequences, 0.01 * (1 + per_draft * count))
+        if per_round is not None:
+            known.learn_rounds(sequences, count, 0.01 * per_round * count)
     return known
 
 
@@ -75,18 +73,20 @@ def test_unknown_costs_are_assumed_low() -> None:
     known.learn_step(1, 0, 0.01)
     assert not known.wants_plain(1)
     assert known.wants_plain(2)
-    for _ in range(TRUSTED):
-        assert plan(1, [Bid([0.7] * 16, False)], known)[0] >= 4
-        known.learn_step(1, 8, 0.03)
+    assert plan(1, [Bid([0.7] * 16, False)], known)[0] >= 4
+    known.learn_step(1, 8, 0.03)
     assert plan(1, [Bid([0.7] * 16, False)], known)[0] < 4
 
 
-def test_the_first_steps_with_drafts_may_be_slow() -> None:
+def test_cold_steps_say_little() -> None:
     known = StepCosts()
+    known.learn_step(1, 0, 3.0, cold=True)
+    assert known.wants_plain(1)
     known.learn_step(1, 0, 0.01)
-    for seconds in [0.05, 0.03, *[0.012] * (TRUSTED - 2)]:
-        known.learn_step(1, 2, seconds)
-    assert known.step_curve(1)(16) == pytest.approx(1.2)
+    known.learn_step(1, 2, 0.02, cold=True)
+    assert known.step_curve(1)(16) == pytest.approx(1 + 2 * ASSUMED_SLOPE)
+    known.learn_step(1, 16, 0.01 * (1 + 16 * ASSUMED_SLOPE) * BEYOND_COLD * 1.1, cold=True)
+    assert known.step_curve(1)(128) == pytest.approx((1 + 16 * ASSUMED_SLOPE) * BEYOND_COLD * 1.1)
 
 
 def test_a_hiccup_does_not_last() -> None:
@@ -101,12 +101,11 @@ def test_a_hiccup_does_not_last() -> None:
     assert known.step_curve(1)(32) == pytest.approx(1.4, rel=0.05)
 
 
-def test_the_first_plain_steps_may_be_slow() -> None:
+def test_what_was_far_too_slow_is_replaced() -> None:
     known = StepCosts()
     known.learn_step(1, 0, 3.0)
     known.learn_step(1, 0, 0.01)
-    for _ in range(TRUSTED):
-        known.learn_step(1, 1, 0.011)
+    known.learn_step(1, 1, 0.011)
     assert known.step_curve(1)(8) == pytest.approx(1.1)
 
 
@@ -117,12 +116,11 @@ def test_plain_steps_are_measured_again() -> None:
         known.learn_step(1, 2, 0.012)
         asked += 1
     assert asked == REFRESH_STEPS - 16
-    for seconds in [0.05, *[0.01] * (REFRESH_PLAIN - 1)]:
-        assert known.wants_plain(1)
-        known.learn_step(1, 0, seconds)
+    known.learn_step(1, 0, 0.05, cold=True)
+    assert known.wants_plain(1)
+    known.learn_step(1, 0, 0.01)
     assert not known.wants_plain(1)
-    for _ in range(TRUSTED):
-        known.learn_step(1, 2, 0.012)
+    known.learn_step(1, 2, 0.012)
     assert known.step_curve(1)(16) == pytest.approx(1.2)
 
 
@@ -136,9 +134,8 @@ def test_old_measurements_are_forgotten() -> None:
 def test_curve() -> None:
     curve = Curve(start=1.0, slope=0.5)
     assert [curve(0), curve(4)] == [1.0, 3.0]
-    for _ in range(TRUSTED):
-        curve.note(8, 2.0, step=1)
-        curve.note(2, 1.5, step=5)
+    curve.note(8, 2.0, step=1)
+    curve.note(2, 1.5, step=5)
     assert [curve(0), curve(1), curve(2), curve(5), curve(8), curve(10)] == [1.0, 1.25, 1.5, 1.75, 2.0, 3.0]
     curve.forget_before(3)
     assert curve(8) == 4.5

@@ -14,21 +14,16 @@ from typing import NamedTuple
 
 NEW_SHARE = 0.2
 """Weight of a new measurement against all earlier ones."""
-TRUSTED = 8
-"""Measurements before planning believes that drafts cost more than assumed: the first ones are cold, as code and
-weights have to come into the caches."""
 BEYOND_COLD = 4.0
-"""A cold step is not slower than assumed by this factor: what is, is trusted at once."""
+"""A cold step is not slower than what is known or assumed by this factor: what is, is no cold step."""
 ASSUMED_SLOPE = 0.04
 """Cost of one more draft per sequence where nothing was measured yet. Low, so that it gets tried."""
 ASSUMED_ROUND = 0.15
 """Cost of one round of drafting with the model where nothing was measured yet."""
 STALE_STEPS = 2000
 """Measurements older than this many steps are forgotten: the machine may have been busy."""
-REFRESH_STEPS = 128
+REFRESH_STEPS = 256
 """Plain steps are due after so many with drafts, as costs are relative to them."""
-REFRESH_PLAIN = 4
-"""So many, of which the fastest counts: the first ones are cold here too."""
 MARGIN = 1.03
 """Drafts must promise to be faster by this factor."""
 LOOK_AHEAD = 4
@@ -72,11 +67,14 @@ class _Measured:
     count: int = 1
 
     def updated(self, value: float, step: int) -> _Measured:
-        """With a new measurement. The first ones hold the cost of starting up; later a hiccup must not count much."""
-        if self.count < TRUSTED:
-            return _Measured(min(self.value, value), step, self.count + 1)
+        """With a new measurement: the mean of the first ones, later a moving one, in which a hiccup does not count
+        much. What was twice too slow is replaced: the machine was busy, or had to start up.
+        """
+        if value < self.value / 2:
+            return _Measured(value, step)
+        share = max(NEW_SHARE, 1 / (self.count + 1))
         clipped = min(value, 2 * self.value)
-        return _Measured(self.value + NEW_SHARE * (clipped - self.value), step, self.count + 1)
+        return _Measured(self.value + share * (clipped - self.value), step, self.count + 1)
 
 
 class Curve:
@@ -88,34 +86,24 @@ class Curve:
     """
 
     def __init__(self, *, start: float, slope: float) -> None:
-        self._points = {0: _Measured(start, 0, TRUSTED)}
+        self._points = {0: _Measured(start, 0)}
         self._places = [0]
-        """Those that are trusted, ascending."""
+        """Of the points, ascending."""
         self._slope = slope
-        self._warm = 0
-        """Measurements so far, wherever."""
 
     def note(self, place: int, value: float, step: int) -> None:
         """Take in a measurement at a place above 0, made at step number `step`."""
-        self._warm += 1
         known = self._points.get(place)
         if known is None:
-            self._points[place] = _Measured(value, step, TRUSTED if value > BEYOND_COLD * self(place) else 1)
+            self._points[place] = _Measured(value, step)
+            insort(self._places, place)
         else:
             self._points[place] = known.updated(value, step)
-        if self._warm == TRUSTED:
-            self._places = sorted(self._points)
-        elif place not in self._places and self._trusts(self._points[place]):
-            insort(self._places, place)
 
     def forget_before(self, step: int) -> None:
         """Drop what was last measured before a step."""
         self._points = {at: point for at, point in self._points.items() if at == 0 or point.step >= step}
-        self._warm = self._warm if len(self._points) > 1 else 0
-        self._places = sorted(at for at, point in self._points.items() if self._trusts(point))
-
-    def _trusts(self, point: _Measured) -> bool:
-        return self._warm >= TRUSTED or point.count >= TRUSTED
+        self._places = sorted(self._points)
 
     def __call__(self, at: float) -> float:
         """The value at `at`, which is at least 0."""
@@ -141,34 +129,35 @@ class StepCosts:
         self._round_curves: dict[int, Curve] = {}
         self._steps = 0
         self._since_plain = 0
-        self._refresh: list[float] = []
-        """Seconds of the plain steps that were due, until there are enough."""
 
     def wants_plain(self, sequences: int) -> bool:
         """There is nothing yet, or nothing recent, to compare with."""
         return sequences not in self._plain or self._since_plain >= REFRESH_STEPS
 
-    def learn_step(self, sequences: int, drafts: int, seconds: float) -> None:
-        """Take in the duration of a step that held nothing but decoding."""
+    def learn_step(self, sequences: int, drafts: int, seconds: float, *, cold: bool = False) -> None:
+        """Take in the duration of a step that held nothing but decoding.
+
+        Args:
+            sequences: that decoded.
+            drafts: that were verified, of all sequences.
+            seconds: the duration.
+            cold: it was one of the first of its sort, before which code and weights had to come into the caches.
+        """
         self._steps += 1
         seconds = max(seconds, 1e-9)  # Some clocks are coarse.
         plain = self._plain.get(sequences)
-        if drafts == 0:
-            if self._since_plain >= REFRESH_STEPS:
-                self._refresh.append(seconds)
-                if len(self._refresh) < REFRESH_PLAIN:
-                    return
-                seconds = min(self._refresh)
-            self._refresh.clear()
+        if drafts == 0 and not cold:
             self._since_plain = 0
             self._plain[sequences] = (
                 _Measured(seconds, self._steps) if plain is None else plain.updated(seconds, self._steps)
             )
-        elif plain is not None:
+        elif drafts and plain is not None:
             self._since_plain += 1
             # No step can sensibly cost more than its tokens one by one.
             ratio = min(seconds / plain.value, 1 + 1.5 * drafts / sequences)
-            self.step_curve(sequences).note(max(8 * drafts // sequences, 1), ratio, self._steps)
+            curve, place = self.step_curve(sequences), max(8 * drafts // sequences, 1)
+            if not cold or ratio > BEYOND_COLD * curve(place):
+                curve.note(place, ratio, self._steps)
         if self._steps % STALE_STEPS == 0:
             for curve in (*self._step_curves.values(), *self._round_curves.values()):
                 curve.forget_before(self._steps - STALE_STEPS)

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from deepground.engine.request import Request, RequestStatus, ScheduledBatch
+from deepground.engine.request import Request, ScheduledBatch, ScheduledChunk
 from deepground.engine.slots import SlotTables
 from deepground.engine.speculative import MTP_DRAFTS, Offer, Order
 from deepground.model import Batch, KVCache, ModelConfig, PagedBatch, Span
@@ -69,38 +69,52 @@ class _Track:
 
     first: int
     end: int
-    pending: deque[Tensor] = field(default_factory=deque)
-    """Hidden states of the positions from `end` on, in pieces (any number, D)."""
-    num_pending: int = 0
 
-    def put_aside(self, start: int, hidden_TD: Tensor) -> None:
-        """Keep the states of the positions from `start` on, as far as the window needs them."""
-        if start != self.end + self.num_pending:
-            self.restart(start)
-        self.pending.append(hidden_TD)
-        self.num_pending += len(hidden_TD)
-        excess = self.num_pending - WINDOW
-        if excess > 0:
-            # With a gap behind them, the earlier entries are of no use.
-            self.first = self.end = self.end + excess
-            self.num_pending = WINDOW
-            while len(self.pending[0]) <= excess:
-                excess -= len(self.pending.popleft())
-            self.pending[0] = self.pending[0][excess:]
 
-    def take(self) -> Tensor:
-        """All states that were put aside (T, D); the caller is about to write their entries."""
-        hidden_TD = self.pending[0] if len(self.pending) == 1 else torch.cat(tuple(self.pending))
-        self.pending.clear()
-        self.num_pending = 0
-        self.end += len(hidden_TD)
-        return hidden_TD
+class _Rows(NamedTuple):
+    """A request's rows of a step's hidden states."""
 
-    def restart(self, position: int) -> None:
-        """Forget everything before `position`."""
-        self.first = self.end = position
-        self.pending.clear()
-        self.num_pending = 0
+    request: Request
+    row: int
+    start: int
+    """Position of the first."""
+    stop: int
+    """Position behind the last, wrong drafts included."""
+
+
+class _Step:
+    """The hidden states of one step (T, D); nothing is done to them before somebody wants drafts.
+
+    Of long chunks only what the window needs is kept.
+    """
+
+    def __init__(self, chunks: Sequence[ScheduledChunk], hidden_TD: Tensor) -> None:
+        self._chunks = chunks
+        self.hidden_TD = hidden_TD
+        self._rows: dict[str, _Rows] | None = None
+        if len(hidden_TD) > WINDOW * len(chunks):
+            self._rows = self._index()
+            kept, pieces = 0, []
+            for id_, (request, row, start, stop) in self._rows.items():
+                length = min(stop - start, WINDOW)
+                pieces.append(hidden_TD[row + stop - start - length : row + stop - start])
+                self._rows[id_] = _Rows(request, kept, stop - length, stop)
+                kept += length
+            self.hidden_TD = torch.cat(pieces)
+
+    def rows_of(self, request: Request) -> _Rows | None:
+        """Where a request's states are, if it was in the step."""
+        if self._rows is None:
+            self._rows = self._index()
+        rows = self._rows.get(request.id)
+        return None if rows is None or rows.request is not request else rows
+
+    def _index(self) -> dict[str, _Rows]:
+        found, row = {}, 0
+        for chunk in self._chunks:
+            found[chunk.request.id] = _Rows(chunk.request, row, chunk.start, chunk.start + chunk.length)
+            row += chunk.length
+        return found
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,8 @@ class _Share:
     """Of all positions of the request."""
     start: int
     stop: int
+    hidden_TD: Tensor
+    """Their states."""
 
 
 class MtpDrafter:
@@ -142,25 +158,19 @@ class MtpDrafter:
         self._pages = pages
         self._most = most
         self._tracks: dict[str, _Track] = {}
+        self._steps: deque[_Step] = deque(maxlen=WINDOW)
+        """The last ones, the newest at the end."""
 
     def observe(self, batch: ScheduledBatch, hidden_TD: Tensor) -> None:
-        """Put aside the hidden states of a step, after its tokens were taken in; those of wrong drafts are left out."""
+        """Put aside the hidden states of a step, after its tokens were taken in."""
         for request in batch.preempted:
             self.forget(request.id)
-        row = 0
-        for chunk in batch.chunks:
-            request = chunk.request
-            if request.status is RequestStatus.RUNNING:
-                track = self._tracks.get(request.id)
-                if track is None:
-                    track = self._tracks[request.id] = _Track(chunk.start, chunk.start)
-                track.put_aside(chunk.start, hidden_TD[row : row + request.num_computed - chunk.start])
-            row += chunk.length
+        self._steps.append(_Step(batch.chunks, hidden_TD))
 
     def offer(self, request: Request) -> Offer | None:
         """Drafts, if the hidden state of the token before the last is at hand."""
-        track = self._tracks.get(request.id)
-        if track is None or not track.num_pending or track.end + track.num_pending != request.num_computed:
+        rows = self._steps[-1].rows_of(request) if self._steps else None
+        if rows is None or not rows.start < request.num_computed <= rows.stop:
             return None
         return Offer("mtp", self._most)
 
@@ -168,7 +178,7 @@ class MtpDrafter:
         """One pass over what was put aside, then one more for each further draft, for all requests together."""
         drafts: list[list[int]] = [[] for _ in orders]
         shares = [self._catch_up(order.request) for order in orders]
-        hidden_TD = torch.cat([share.track.take() for share in shares])
+        hidden_TD = shares[0].hidden_TD if len(shares) == 1 else torch.cat([share.hidden_TD for share in shares])
         next_ids = [
             id_ for order, s in zip(orders, shares, strict=True) for id_ in order.request.token_ids[s.start + 1 :]
         ]
@@ -191,7 +201,7 @@ class MtpDrafter:
             active, hidden_TD = [active[row] for row in rows], state_TD[rows]
             next_ids = [drafts[n][-1] for n in active]
             for n in active:
-                shares[n] = _Share(shares[n].track, shares[n].slots, shares[n].stop, shares[n].stop + 1)
+                shares[n] = replace(shares[n], start=shares[n].stop, stop=shares[n].stop + 1)
         return drafts
 
     def forget(self, request_id: str) -> None:
@@ -199,11 +209,35 @@ class MtpDrafter:
         self._tracks.pop(request_id, None)
 
     def _catch_up(self, request: Request) -> _Share:
-        track = self._tracks[request.id]
-        if track.end - track.first > 2 * WINDOW:
-            track.first = track.end - WINDOW
+        """The positions that the layer's cache lacks, as far back as the window goes; it is about to have them."""
+        stop = request.num_computed
+        track = self._tracks.get(request.id)
+        start, hidden_TD = self._states(request, max(0 if track is None else track.end, stop - WINDOW, 0))
+        if track is None or start > track.end:
+            # With a gap behind them, the earlier entries are of no use.
+            track = self._tracks[request.id] = _Track(start, stop)
+        elif start - track.first > 2 * WINDOW:
+            track.first = start - WINDOW
+        track.end = stop
         slots = self._tables.cover(request.id, self._pages(request.id))
-        return _Share(track, slots, track.end, request.num_computed)
+        return _Share(track, slots, start, stop, hidden_TD)
+
+    def _states(self, request: Request, first: int) -> tuple[int, Tensor]:
+        """The hidden states of a request's computed positions, from `first` or the earliest that is at hand."""
+        position, pieces = request.num_computed, list[Tensor]()
+        for step in reversed(self._steps):
+            rows = step.rows_of(request)
+            if rows is None:
+                continue
+            if rows.stop < position or rows.start >= position:
+                break
+            start = max(rows.start, first)
+            offset = rows.row - rows.start
+            pieces.append(step.hidden_TD[offset + start : offset + position])
+            position = start
+            if position == first:
+                break
+        return position, pieces[0] if len(pieces) == 1 else torch.cat(pieces[::-1])
 
     def _pass(self, shares: Sequence[_Share], hidden_TD: Tensor, next_ids: Sequence[int]) -> Tensor:
         """The layer's states (N, D) at the last token of each share."""

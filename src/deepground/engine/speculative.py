@@ -32,10 +32,24 @@ FIRST_PROBE = 8
 LAST_PROBE = 256
 PROBE_SHARE = 0.01
 """Most of the time that may go into probes; in between there are none, for no request."""
-REST_SHARE = 0.02
+REST_SHARE = 0.01
 """Most of the time that planning may take where nothing comes of it; the steps of a small model take less than it."""
+COLD_STEPS = 3
+"""The first steps after drafts begin or end: code and weights come into the caches, and their times say little."""
+LEAST_RUN = 12
+"""Steps with drafts in a row, once begun, even where the first ones seem not to pay: fewer would all be cold."""
+MOST_LOSS = 6.0
+"""A run ends when it has cost so many plain steps more than it brought."""
+TRIAL_SHARE = 0.005
+"""Most of the time that may be lost with measuring anew what drafts cost that seem to cost too much."""
+LEAST_PAUSE, LONGEST_PAUSE = 64, 8192
+"""Steps from the end of a run until such a trial."""
 LONGEST_REST = 16
 """Steps without planning at most: a text that begins to repeat must be noticed."""
+
+
+_ASSUMED = StepCosts()
+"""Nothing was measured."""
 
 
 class Offer(NamedTuple):
@@ -155,8 +169,17 @@ class Speculator:
         """Number of the step from which on there may be a probe."""
         self._rest = 0
         """Steps that still go without planning."""
+        self._run = 0
+        """Steps that still get drafts if these would pay at the assumed costs."""
+        self._loss = 0.0
+        """Plain steps that the run has cost, less what it brought."""
+        self._next_trial = 0
+        """Number of the step from which on a run may begin that does not pay by what is known."""
+        self._drafted_last = False
+        self._alike = 0
+        """Steps in a row of the same sort as the last, with drafts or without."""
         self._probing = False
-        """The step has drafts that were not expected to pay. A single such step is cold, and its time says little."""
+        """The step has drafts that only find out how often they are right."""
         self._started = 0.0
         self._drafting = 0.0
         self.num_drafted = 0
@@ -172,7 +195,7 @@ class Speculator:
             request.draft_ids.clear()
         if self._rest:
             self._rest -= 1
-        elif not self._propose(requests):
+        elif not self._costs.wants_plain(len(requests)) and not self._propose(requests):
             share = self._costs.in_steps(len(requests), self._clock() - self._started)
             self._rest = min(int(share / REST_SHARE), LONGEST_REST)
 
@@ -183,11 +206,11 @@ class Speculator:
             best = self._best_offer(request)
             if best is not None:
                 offers.append((request, *best))
-        if not offers or self._costs.wants_plain(len(requests)):
+        if not offers:
             return False
         bids = [Bid(chances, proposer.in_rounds) for _, proposer, _, chances in offers]
         orders: dict[Proposer, list[Order]] = {}
-        planned = plan(len(requests), bids, self._costs)
+        planned = self._plan(len(requests), bids)
         if not all(planned) and self._steps >= self._next_probe:
             self._add_probes(planned, offers, len(requests))
         for (request, proposer, offer, _), count in zip(offers, planned, strict=True):
@@ -198,6 +221,19 @@ class Speculator:
         for proposer, wanted in orders.items():
             self._draft(proposer, wanted, len(requests))
         return bool(orders)
+
+    def _plan(self, sequences: int, bids: Sequence[Bid]) -> list[int]:
+        """Drafts for each bid: those that pay; or, in a run and in a trial, those that would if costs were as low as
+        assumed. Only so are steps measured that are not cold.
+        """
+        planned = plan(sequences, bids, self._costs)
+        if not any(planned) and (self._run or self._steps >= self._next_trial):
+            planned = plan(sequences, bids, _ASSUMED)
+        if any(planned):
+            if not self._run:
+                self._run, self._loss = LEAST_RUN, 0.0
+            self._run -= 1
+        return planned
 
     def learn(self, batch: ScheduledBatch, num_new: Sequence[int]) -> None:
         """Take in how the step went that `propose` came before.
@@ -214,8 +250,20 @@ class Speculator:
                 self._judge(record, record.ordered, len(request.draft_ids), count - 1)
             request.draft_ids.clear()
         sequences = len(batch.chunks)
-        if batch.num_tokens == sequences + drafts and len(num_new) == sequences and not self._probing:
-            self._costs.learn_step(sequences, drafts, self._clock() - self._started - self._drafting)
+        if bool(drafts) != self._drafted_last:
+            self._drafted_last, self._alike = bool(drafts), 0
+        self._alike += 1
+        if batch.num_tokens != sequences + drafts or len(num_new) != sequences or self._probing:
+            return
+        seconds = self._clock() - self._started
+        if drafts:
+            self._loss += self._costs.in_steps(sequences, seconds) - sum(num_new) / sequences
+            if self._loss > MOST_LOSS:
+                self._run = 0
+            if not self._run:
+                pause = min(max(int(self._loss / TRIAL_SHARE), LEAST_PAUSE), LONGEST_PAUSE)
+                self._next_trial = self._steps + pause
+        self._costs.learn_step(sequences, drafts, seconds - self._drafting, cold=self._alike <= COLD_STEPS)
 
     def forget(self, request_id: str) -> None:
         """Drop what is kept of a request."""
@@ -283,7 +331,7 @@ class Speculator:
             # After a pause the proposer has more to catch up with than a round's worth; that must not come often.
             pause = self._costs.in_steps(sequences, seconds) / PROBE_SHARE
             self._next_probe = max(self._next_probe, self._steps + int(pause))
-        elif not self._probing:
+        elif self._drafted_last and self._alike >= COLD_STEPS and not self._probing:
             self._costs.learn_rounds(sequences, rounds, seconds)
 
     def _judge(self, record: _Record, order: Order, drafted: int, accepted: int) -> None:

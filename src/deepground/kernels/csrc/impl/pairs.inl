@@ -166,7 +166,7 @@ inline void direct_panels(const Matrix& w, int64_t panel, const uint16_t* x, int
 }
 
 template <int R>
-void direct_pairs(const Matrix& w, const uint16_t* x, int64_t ldx, float* out, int64_t ldo, int64_t begin, int64_t end) {
+inline void direct_pairs(const Matrix& w, const uint16_t* x, int64_t ldx, float* out, int64_t ldo, int64_t begin, int64_t end) {
     // The sums of one or two rows are so few that a product would wait for the one before it.
     constexpr int P = R <= kSidePanelRows ? 2 : 1;
     int64_t panel = begin;
@@ -179,6 +179,17 @@ inline void direct_pairs_rest(int64_t rows, const Matrix& w, const uint16_t* x, 
                               int64_t begin, int64_t end) {
     if (rows == R) direct_pairs<R>(w, x, ldx, out, ldo, begin, end);
     else if constexpr (R > 1) direct_pairs_rest<R - 1>(rows, w, x, ldx, out, ldo, begin, end);
+}
+
+// Rows in groups of about equal height, one after the other for each panel, whose codes stay in the second-level cache:
+// unpacking in registers hides behind the products of its own group, which storing unpacked weights does not.
+inline void direct_groups(int64_t m, const Matrix& w, const uint16_t* x, int64_t ldx, float* out, int64_t ldo, int64_t begin,
+                          int64_t end) {
+    const int64_t groups = (m + kDirectRows - 1) / kDirectRows, height = (m + groups - 1) / groups;
+    for (int64_t panel = begin; panel < end; ++panel)
+        for (int64_t row = 0; row < m; row += height)
+            direct_pairs_rest<kDirectRows>(m - row < height ? m - row : height, w, x + row * ldx, ldx, out + row * ldo, ldo,
+                                           panel, panel + 1);
 }
 
 // ---- many rows: a span of weights is unpacked once into the first-level cache ------------------------------------
@@ -333,14 +344,27 @@ void pairs_blocked(const Matrix& w, const float* x, int64_t ldx, int64_t m, floa
     }
 }
 
+// Rows up to which weights are unpacked in registers, for all of which the rounded inputs stay in the second-level cache.
+// BF16 weights need no unpacking.
+inline int64_t direct_pair_rows(const Matrix& w) {
+    if (w.format == Format::bf16) return kDirectRows;
+    const int64_t fitting = kPairRows * kPairInputs / w.k_padded;
+    return fitting < kDirectRows ? kDirectRows : fitting < kGroupedRows ? fitting : kGroupedRows;
+}
+
+// Rows a power of two apart would fall into the same few places of the cache.
+inline int64_t direct_pair_stride(const Matrix& w, int64_t m) { return m <= kDirectRows ? w.k_padded : w.k_padded + 32; }
+
 [[maybe_unused]] void linear_pairs(const Matrix& w, const float* x, int64_t ldx, int64_t m, float* out, int64_t ldo, int64_t begin, int64_t end,
                   void* scratch) {
     if (!w.pairs) {
         linear(w, x, ldx, m, out, ldo, begin, end, scratch);
-    } else if (m <= kDirectRows) {
+    } else if (m <= direct_pair_rows(w)) {
         uint16_t* rounded = static_cast<uint16_t*>(scratch);
-        round_rows(x, ldx, m, 0, w.k_padded, w.k, rounded, w.k_padded);
-        direct_pairs_rest<kDirectRows>(m, w, rounded, w.k_padded, out, ldo, begin, end);
+        const int64_t stride = direct_pair_stride(w, m);
+        round_rows(x, ldx, m, 0, w.k_padded, w.k, rounded, stride);
+        if (m <= kDirectRows) direct_pairs_rest<kDirectRows>(m, w, rounded, stride, out, ldo, begin, end);
+        else direct_groups(m, w, rounded, stride, out, ldo, begin, end);
     } else if (w.format == Format::bf16) {
         pairs_blocked<Format::bf16>(w, x, ldx, m, out, ldo, begin, end, scratch);
     } else if (w.format == Format::fp8) {
@@ -352,8 +376,10 @@ void pairs_blocked(const Matrix& w, const float* x, int64_t ldx, int64_t m, floa
 
 [[maybe_unused]] int64_t linear_pairs_scratch_bytes(const Matrix& w, int64_t m) {
     if (!w.pairs) return linear_scratch_bytes(w, m);
-    if (m <= kDirectRows) return 2 * m * w.k_padded;
-    return 2 * kPairSpan * kPanel + 4 * kPairRows * kPanel + 2 * kPairRows * kPairStride;
+    // Enough for fewer rows as well: experts share it.
+    const int64_t few = m < direct_pair_rows(w) ? m : direct_pair_rows(w), direct = 2 * few * direct_pair_stride(w, few);
+    const int64_t blocked = 2 * kPairSpan * kPanel + 4 * kPairRows * kPanel + 2 * kPairRows * kPairStride;
+    return m > few && blocked > direct ? blocked : direct;
 }
 
 void unpack_pairs(const Matrix& w, int64_t panel, float* out) {

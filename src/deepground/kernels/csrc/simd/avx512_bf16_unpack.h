@@ -18,6 +18,7 @@ struct Pairs {
 // Rows and vectors of an inner loop over pairs: their sums and totals stay in registers, beside a line of weights.
 constexpr int kPairTile = 6, kPairVecs = 2;
 constexpr int kSidePanelRows = 2;  // rows up to which two panels are computed side by side
+constexpr int kGroupedRows = 32;   // rows up to which weights are unpacked in registers, once for a group of rows
 
 // Into the second-level cache.
 inline void prefetch_far(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }

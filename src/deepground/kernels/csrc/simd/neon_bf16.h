@@ -16,6 +16,7 @@ struct Pairs {
 // Rows and vectors of an inner loop over pairs: their sums and totals stay in registers, beside a line of weights.
 constexpr int kPairTile = 3, kPairVecs = 4;
 constexpr int kSidePanelRows = 0;  // rows up to which two panels are computed side by side
+constexpr int kGroupedRows = 2;    // rows up to which weights are unpacked in registers, once for a group of rows
 
 inline void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
 

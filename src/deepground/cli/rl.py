@@ -21,8 +21,11 @@ from deepground.cli.options import (
     ModelOption,
     MuonOption,
     ProblemsOption,
+    RayAddressOption,
     RunOption,
     WeightFormatOption,
+    WorkersOption,
+    check_workers,
     same_named,
 )
 
@@ -74,8 +77,11 @@ def rl(
     chat_format: ChatFormatOption = None,
     seed: Annotated[int, typer.Option(help="Of problems and sampling.")] = 0,
     device: DeviceOption = "cpu",
+    workers: WorkersOption = None,
+    ray_address: RayAddressOption = None,
 ) -> None:
     """GRPO with verifiable rewards: sample, grade, learn from the difference; evaluated before and after."""
+    check_workers(workers, ray_address)
     plan = _plan(locals())
     from rich.console import Console
 
@@ -83,7 +89,12 @@ def rl(
     from deepground.train.rl import run_rl
 
     console = Console()
-    outcome = run_rl(plan, run, console)
+    if workers is None:
+        outcome = run_rl(plan, run, console)
+    else:
+        from deepground.train.distributed import run_rl_on_workers
+
+        outcome = run_rl_on_workers(plan, run, console, workers=workers, address=ray_address)
     if outcome.after is not None:
         console.print(text_table(outcome.after, outcome.before), soft_wrap=True)
     if outcome.finished:

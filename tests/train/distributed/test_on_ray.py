@@ -1,4 +1,4 @@
-"""`deepground train sft` and `pretrain` with `--workers`: as without workers, also when a worker is killed."""
+"""`deepground train sft`, `pretrain` and `rl` with `--workers`: as without workers, also when a worker is killed."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from deepground.errors import TrainingError
 from deepground.train import PretrainConfig, RunReporter, Schedule, export_checkpoint
 from deepground.train.distributed import run_pretrain_on_workers
 from deepground.train.reporting import read_metrics
+from grpo_runs import babbling_model
 from tiny_models import tiny_model_folder
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'deepground[distributed]'")
@@ -140,6 +141,36 @@ def test_pretraining_on_workers(tmp_path: Path, model: Path) -> None:
     shutil.rmtree(tmp_path / "many" / "final")
     with pytest.raises(TrainingError, match="start it again, as it was"):
         export_checkpoint(tmp_path / "many", model, tmp_path / "torn")
+
+
+def test_practice_on_workers(tmp_path: Path) -> None:
+    """A worker is killed; the run ends with the attempts and weights of one that was not disturbed."""
+    model = babbling_model(tmp_path / "warm")
+    rows = [{"id": str(n), "question": f"word {n}?", "answer": "so"} for n in range(6)]
+    (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ("--data", str(tmp_path / "problems.jsonl"), "--grader", "exact", "--steps", "8", "--questions", "4",
+               "--rounds", "1", "--max-tokens", "12", "--no-thinking", "--lr", "0.003", "--checkpoint-steps", "2",
+               "--weight-format", "float32", "--chat-format", "deepseek-v3.1")  # fmt: skip
+
+    def started_run(name: str, *more: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "deepground", "train", "rl", str(model), str(tmp_path / name), *options, *more]
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    finish(started_run("alone"))
+    process = started_run("many", "--workers", "2")
+    kill_a_worker(process, tmp_path / "many", after=3)
+    said = finish(process)
+    assert said.count("resumed from") == 1, said
+    one, two = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("alone", "many"))
+    assert [line["right"] for line in one] == [line["right"] for line in two]
+    assert [line["entropy"] for line in one] == pytest.approx([line["entropy"] for line in two], rel=1e-3)
+    assert one[-1]["right"] > one[0]["right"]
+    left, right = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("alone", "many"))
+    assert left.keys() == right.keys()
+    assert max(float((left[name] - right[name]).abs().max()) for name in left) < 2e-3
 
 
 def test_the_drafting_layer_is_for_one_worker(tmp_path: Path, model: Path) -> None:

@@ -22,15 +22,14 @@ from typer.testing import CliRunner
 from deepground.cli import app
 from deepground.errors import CheckpointError
 from deepground.messages import Message, Tool
-from deepground.model import CHAT_FORMATS, RowBatch, Tokenizer
+from deepground.model import RowBatch
 from deepground.tasks.graders import GraderPool
-from deepground.train import OptimizerConfig, Schedule, list_checkpoints
+from deepground.train import list_checkpoints
 from deepground.train.answering import Question
 from deepground.train.lora import LoraConfig
 from deepground.train.reporting import read_metrics
-from deepground.train.rl import GrpoConfig, GrpoTrainer, PolicySampler, SingleTurn, practise
-from deepground.train.sft import load_for_training
-from tiny_models import tiny_model_folder
+from deepground.train.rl import practise
+from grpo_runs import babbling_model, grpo_trainer, word_questions
 
 TESTS = Path(__file__).parents[2]
 QUIET = Console(file=io.StringIO())
@@ -38,16 +37,7 @@ QUIET = Console(file=io.StringIO())
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model that has learnt to say one of a few words, whatever it is asked."""
-    folder = tmp_path_factory.mktemp("warm")
-    base = tiny_model_folder(folder / "base")
-    rows = [{"question": f"word {n}?", "answer": w} for n in range(6) for w in ("yes", "no", "so", "we")]
-    (folder / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = ["--steps", "80", "--lr", "0.01", "--rows", "8", "--validation-share", "0", "--precision", "float32"]
-    options += ["--weight-format", "float32"]
-    arguments = ["train", "sft", str(base), str(folder / "run"), "--data", str(folder / "set.jsonl"), *options]
-    assert CliRunner().invoke(app, arguments).exit_code == 0
-    return folder / "run" / "model"
+    return babbling_model(tmp_path_factory.mktemp("warm"))
 
 
 @pytest.fixture(scope="module")
@@ -56,52 +46,13 @@ def pool() -> Iterator[GraderPool]:
         yield started
 
 
-def questions() -> list[Question]:
-    return [
-        Question(id=f"q{n}", messages=(Message.user(f"word {n}?"),), answer="so", grader={"type": "exact"})
-        for n in range(6)
-    ]
-
-
-def trainer(model: Path, pool: GraderPool, *, environment: Any = None, **settings: Any) -> GrpoTrainer:
-    lora = settings.get("lora")
-    decoder = load_for_training(model, lora, seed=3)
-    lr = 3e-3 if lora is None else 5e-3
-    config = GrpoConfig(
-        schedule=Schedule(total_steps=100, warmup_steps=1),
-        optimizer=OptimizerConfig(
-            matrix_lr=lr, embedding_lr=lr, head_lr=lr, vector_lr=lr, muon=False, weight_decay=0.0
-        ),
-        **{
-            "questions_per_step": 4,
-            "attempts": 8,
-            "most_rounds": 1,
-            "max_tokens": 12,
-            "thinking": False,
-            "row_length": 128,
-            "checkpoint_steps": 3,
-            **settings,
-        },
-    )
-    tokenizer = Tokenizer.from_folder(model)
-    sampler = PolicySampler(
-        decoder,
-        tokenizer,
-        CHAT_FORMATS["deepseek-v3.1"],
-        environment or SingleTurn(),
-        max_tokens=config.max_tokens,
-        thinking=False,
-    )
-    return GrpoTrainer(decoder, sampler, questions(), pool, config, pad_id=1, digest="d")
-
-
 @pytest.mark.parametrize(
     "settings",
     [{}, {"minibatches": 2}, {"lora": LoraConfig(rank=4, alpha=16)}],
     ids=["all", "minibatches", "adapters"],
 )
 def test_it_learns_what_is_rewarded(tmp_path: Path, model: Path, pool: GraderPool, settings: dict[str, Any]) -> None:
-    one = trainer(model, pool, **settings)
+    one = grpo_trainer(model, pool, **settings)
     practise(one, tmp_path, 14 if "lora" not in settings else 30, None, QUIET)
     metrics = read_metrics(tmp_path / "metrics.jsonl")
     assert metrics[0]["right"] < 0.5
@@ -111,8 +62,8 @@ def test_it_learns_what_is_rewarded(tmp_path: Path, model: Path, pool: GraderPoo
 
 
 def test_the_sampler_sees_new_weights_at_once(model: Path, pool: GraderPool) -> None:
-    one = trainer(model, pool)
-    asked = [(q, 0) for q in questions()]
+    one = grpo_trainer(model, pool)
+    asked = [(q, 0) for q in word_questions()]
     first = [a.turns[0].token_ids for a in one.sampler.sample(asked, seed=1)]
     assert first == [a.turns[0].token_ids for a in one.sampler.sample(asked, seed=1)]
     with torch.no_grad():
@@ -141,8 +92,8 @@ def test_several_turns_with_a_tool(tmp_path: Path, model: Path, pool: GraderPool
         def start(self, question: Question) -> Episode:
             return Episode(question)
 
-    one = trainer(model, pool, environment=Environment())
-    attempts = one.sampler.sample([(q, s) for q in questions() for s in range(4)], seed=5)
+    one = grpo_trainer(model, pool, environment=Environment())
+    attempts = one.sampler.sample([(q, s) for q in word_questions() for s in range(4)], seed=5)
     several = [a for a in attempts if len(a.turns) > 1]
     assert several
     assert len(heard) == sum(len(a.turns) - 1 for a in attempts)
@@ -154,7 +105,7 @@ def test_several_turns_with_a_tool(tmp_path: Path, model: Path, pool: GraderPool
 def work(model: str, folder: str, steps: int) -> bool:
     """What the killed process runs."""
     with GraderPool(workers=1) as graders:
-        return practise(trainer(Path(model), graders), Path(folder), steps, None, QUIET)
+        return practise(grpo_trainer(Path(model), graders), Path(folder), steps, None, QUIET)
 
 
 def test_kill_9_gives_the_same_weights_and_samples_nothing_twice(tmp_path: Path, model: Path) -> None:
@@ -185,8 +136,8 @@ def test_kill_9_gives_the_same_weights_and_samples_nothing_twice(tmp_path: Path,
 
 
 def test_other_questions_are_refused(tmp_path: Path, model: Path, pool: GraderPool) -> None:
-    practise(trainer(model, pool), tmp_path, 1, None, QUIET)
-    other = trainer(model, pool)
+    practise(grpo_trainer(model, pool), tmp_path, 1, None, QUIET)
+    other = grpo_trainer(model, pool)
     other._digest = "e"
     with pytest.raises(CheckpointError, match="other questions"):
         practise(other, tmp_path, 1, None, QUIET)
@@ -212,13 +163,13 @@ def test_the_command_line_shows_before_and_after(tmp_path: Path, model: Path) ->
 def test_adapters_reach_the_absorbed_attention(model: Path, pool: GraderPool) -> None:
     """Decoding multiplies with kv_b_proj's weight itself, so an adapter on it must show there too."""
     lora = LoraConfig(rank=4)
-    one = trainer(model, pool, lora=lora)
+    one = grpo_trainer(model, pool, lora=lora)
     one.decoder.float()  # Frozen weights are bfloat16 where the processor computes it; that alone makes a difference.
     with torch.no_grad():
         for name, parameter in one.decoder.named_parameters():
             if name.endswith("lora_b"):
                 parameter.normal_(0, 0.05, generator=torch.Generator().manual_seed(len(name)))
-    attempts = one.sampler.sample([(q, 0) for q in questions()], seed=2)
+    attempts = one.sampler.sample([(q, 0) for q in word_questions()], seed=2)
 
     for attempt in attempts:
         (turn,) = attempt.turns

@@ -7,10 +7,12 @@ anybody: usage statistics and the dashboard are switched off.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,12 +23,17 @@ from rich.console import Console
 
 from deepground.errors import TrainingError
 from deepground.model import Decoder, Tokenizer, chat_format_for, load_config
+from deepground.tasks.graders import GraderPool
+from deepground.train import rl
+from deepground.train.answering import Question
 from deepground.train.checkpoint import WHOLE_FOLDER, list_checkpoints, read_state
+from deepground.train.distributed.grpo import ShardedGrpoTrainer
 from deepground.train.distributed.sharded import ShardedTrainer, check_settings
 from deepground.train.initialize import initialize
 from deepground.train.mixture import mixture_samples
 from deepground.train.pretrain import PretrainConfig, PretrainResult
 from deepground.train.reporting import Reporter, RunReporter
+from deepground.train.rl import RlPlan
 from deepground.train.sft import (
     PreparedRun,
     SftConfig,
@@ -54,8 +61,8 @@ class _Job(Protocol):
         """Where they compute: cpu or cuda."""
         ...
 
-    def make_trainer(self) -> ShardedTrainer:
-        """One worker's trainer."""
+    def work(self, folder: Path, log: Console | None, *, curves: bool) -> None:
+        """What every worker does; the first one has a log."""
         ...
 
 
@@ -67,10 +74,10 @@ class _Tuning:
     def device(self) -> str:
         return self.plan.device
 
-    def make_trainer(self) -> ShardedTrainer:
+    def work(self, folder: Path, log: Console | None, *, curves: bool) -> None:
         trainer = make_trainer(self.plan, prepare(self.plan), ShardedTrainer)
         assert isinstance(trainer, ShardedTrainer)
-        return trainer
+        _fine_tune(trainer, folder, log, curves=curves)
 
 
 @dataclass(frozen=True)
@@ -80,17 +87,44 @@ class _Pretraining:
     seed: int
     device: str = "cpu"
 
-    def make_trainer(self) -> ShardedTrainer:
+    def work(self, folder: Path, log: Console | None, *, curves: bool) -> None:
         # Layers of multi-token prediction are trained in a phase of their own.
         config = replace(load_config(self.model), num_mtp_layers=0)
         tokenizer = Tokenizer.from_folder(self.model)
         decoder = Decoder(config)
         initialize(decoder, self.seed)
         samples = mixture_samples(tokenizer, chat_format_for(self.model, config), seed=self.seed)
-        return ShardedTrainer(
+        trainer = ShardedTrainer(
             decoder.to(self.device), samples, (), self.settings, pad_id=tokenizer.eos_ids[0],
             data_digest=f"the tasks' mixture, seed {self.seed}", device=self.device,
         )  # fmt: skip
+        _fine_tune(trainer, folder, log, curves=curves)
+
+
+@dataclass(frozen=True)
+class _Practising:
+    plan: RlPlan
+    digest: str
+
+    @property
+    def device(self) -> str:
+        return self.plan.device
+
+    def work(self, folder: Path, log: Console | None, *, curves: bool) -> None:
+        console = log or Console(file=io.StringIO(), quiet=True)
+        with GraderPool(workers=1) as pool:
+            trainer = rl.make_trainer(
+                self.plan, rl.practice_questions(self.plan), pool, self.digest, ShardedGrpoTrainer
+            )
+            assert isinstance(trainer, ShardedGrpoTrainer)
+            rl.practise(trainer, folder, self.plan.steps, self.plan.max_minutes, console)
+            trainer.write_whole(folder / WHOLE_FOLDER)
+
+
+def _fine_tune(trainer: ShardedTrainer, folder: Path, log: Console | None, *, curves: bool) -> None:
+    fine_tune(trainer, folder, _Silent() if log is None else RunReporter(folder, log, curves=curves))
+    if trainer.best is None:
+        trainer.write_whole(folder / WHOLE_FOLDER, {})
 
 
 def run_pretrain_on_workers(
@@ -131,6 +165,35 @@ def run_pretrain_on_workers(
     newest = list_checkpoints(folder)[-1]
     step = int(read_state(newest)["step"])
     return PretrainResult(step, step >= settings.schedule.total_steps, newest)
+
+
+def run_rl_on_workers(
+    plan: RlPlan, folder: Path, console: Console, *, workers: int, address: str | None = None
+) -> rl.RlOutcome:
+    """`run_rl` with sampling, grading and training shared by several workers.
+
+    Args:
+        plan: what to do; files and folders must be there on every machine under the same names.
+        folder: of the run, on storage that every machine sees.
+        console: told what the first worker tells.
+        workers: number of processes.
+        address: of a Ray cluster, host:port; None: one is started on this machine and ends with the run.
+
+    Raises:
+        TrainingError: as `run_sft_on_workers`, or of questions and settings that cannot be trained with.
+        ModelFolderError: the model cannot be loaded.
+    """
+    if plan.lora is not None:
+        raise TrainingError("adapters are trained by one worker; leave out --workers, or --lora-rank")
+    folder = folder.resolve()
+    plan = replace(plan, model=plan.model.resolve(), data=tuple(path.resolve() for path in plan.data))
+
+    def train(plan: RlPlan, questions: Sequence[Question], digest: str, folder: Path, console: Console) -> rl.Practice:
+        _fit(_Practising(plan, digest), folder, _Lines(console), workers, address, curves=False)
+        step = int(read_state(list_checkpoints(folder)[-1])["step"])
+        return rl.Practice(step, step >= plan.steps, list_checkpoints(folder / WHOLE_FOLDER)[-1])
+
+    return rl.run_rl(plan, folder, console, train=train, kind="rl on workers")
 
 
 def run_sft_on_workers(
@@ -182,7 +245,7 @@ def _train_on_ray(
     return _result(prepared, folder)
 
 
-def _fit(job: _Job, folder: Path, reporter: Reporter, workers: int, address: str | None, curves: bool) -> None:
+def _fit(job: _Job, folder: Path, reporter: _Notes, workers: int, address: str | None, curves: bool) -> None:
     """Have the workers do a job to its end."""
     # Ray would run its workers at the lowest priority, where anything else on the machine stops them.
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_V2_ENABLED": "1", "RAY_worker_niceness": "0"}
@@ -237,15 +300,30 @@ def _work(config: dict[str, Any]) -> None:
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     job, folder = config["job"], Path(config["folder"])
-    trainer: ShardedTrainer = job.make_trainer()
-    if not trainer.writes:
-        fine_tune(trainer, folder, _Silent())
-    else:
-        with (folder / _LOG).open("a", encoding="utf-8") as log:
-            fine_tune(trainer, folder, RunReporter(folder, Console(file=log, width=200), curves=config["curves"]))
-    if trainer.best is None:
-        trainer.write_whole(folder / WHOLE_FOLDER, {})
+    with contextlib.ExitStack() as stack:
+        log = None
+        if dist.get_rank() == 0:
+            log = Console(file=stack.enter_context((folder / _LOG).open("a", encoding="utf-8", buffering=1)), width=200)
+        job.work(folder, log, curves=config["curves"])
     dist.barrier()
+
+
+class _Lines:
+    """Passes on the first worker's lines, which have their times."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def note(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class _Notes(Protocol):
+    """Where the workers' lines go."""
+
+    def note(self, text: str) -> None:
+        """One line."""
+        ...
 
 
 class _Silent:
@@ -271,7 +349,7 @@ def _result(prepared: PreparedRun, folder: Path) -> SftResult:
 
 
 @contextmanager
-def _told(log: Path, reporter: Reporter) -> Iterator[None]:
+def _told(log: Path, reporter: _Notes) -> Iterator[None]:
     """Pass on the lines that the first worker writes."""
     over = threading.Event()
     position = log.stat().st_size if log.exists() else 0

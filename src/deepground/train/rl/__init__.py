@@ -5,7 +5,17 @@ from deepground.train.rl.groups import Group, GroupStore, Trial, collect_groups
 from deepground.train.rl.loss import LossConfig, TokenTargets, group_advantages, policy_loss, sampled_logprobs
 from deepground.train.rl.rewards import Reward, RewardConfig, reward
 from deepground.train.rl.rollout import Attempt, PolicySampler, Turn
-from deepground.train.rl.run import RlOutcome, RlPlan, load_environment, practise, run_rl
+from deepground.train.rl.run import (
+    Practice,
+    RlOutcome,
+    RlPlan,
+    load_environment,
+    make_trainer,
+    note,
+    practice_questions,
+    practise,
+    run_rl,
+)
 from deepground.train.rl.trainer import GrpoConfig, GrpoStep, GrpoTrainer
 
 __all__ = [
@@ -19,6 +29,7 @@ __all__ = [
     "GrpoTrainer",
     "LossConfig",
     "PolicySampler",
+    "Practice",
     "Reward",
     "RewardConfig",
     "RlOutcome",
@@ -32,7 +43,10 @@ __all__ = [
     "collect_groups",
     "group_advantages",
     "load_environment",
+    "make_trainer",
+    "note",
     "policy_loss",
+    "practice_questions",
     "practise",
     "reward",
     "run_rl",

@@ -8,16 +8,33 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
-from deepground.tasks.graders import Grade, GraderPool
+from deepground.tasks.graders import Grade, GradeJob
 from deepground.train.answering import Question
 from deepground.train.answering.journal import write_whole
 from deepground.train.rl.loss import group_advantages
 from deepground.train.rl.rewards import Reward, RewardConfig, reward
-from deepground.train.rl.rollout import Attempt, PolicySampler
+from deepground.train.rl.rollout import Attempt
+
+
+class Attempts(Protocol):
+    """Where attempts come from; `PolicySampler` is one."""
+
+    def sample(self, wanted: Sequence[tuple[Question, int]], *, seed: int) -> list[Attempt]:
+        """One attempt for each question and sample number, in order; the same seed gives the same ones."""
+        ...
+
+
+class Grades(Protocol):
+    """Where verdicts come from; `GraderPool` is one."""
+
+    def grade_all(self, jobs: Sequence[GradeJob]) -> list[Grade]:
+        """All verdicts, in order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,8 +75,8 @@ class Group:
 
 def collect_groups(
     questions: Iterator[Question],
-    sampler: PolicySampler,
-    pool: GraderPool,
+    sampler: Attempts,
+    pool: Grades,
     *,
     wanted: int,
     attempts: int,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -93,13 +94,30 @@ class RlOutcome:
     after: EvaluationResults | None
 
 
-def run_rl(plan: RlPlan, folder: Path, console: Console) -> RlOutcome:
+class Practice(NamedTuple):
+    """How far the training came."""
+
+    step: int
+    finished: bool
+    checkpoint: Path
+    """Of the whole weights."""
+
+
+Practising = Callable[[RlPlan, Sequence[Question], str, Path, Console], Practice]
+"""Trains: plan, questions, their and the model's digest, folder of the run, console."""
+
+
+def run_rl(
+    plan: RlPlan, folder: Path, console: Console, *, train: Practising | None = None, kind: str = "rl"
+) -> RlOutcome:
     """Evaluate, practise, export, evaluate again; goes on where it was if it is started again.
 
     Args:
         plan: what to do.
         folder: of the run; the model goes to `model/` in it.
         console: told of every step.
+        train: does the training; None: this process.
+        kind: of the run's folder.
 
     Raises:
         TrainingError: questions or settings that cannot be trained with; names them.
@@ -107,16 +125,13 @@ def run_rl(plan: RlPlan, folder: Path, console: Console) -> RlOutcome:
     """
     questions = practice_questions(plan)
     digest = questions_digest(questions) + weights_fingerprint(plan.model)
-    kind = {"kind": "rl", "digest": digest, "lora": None if plan.lora is None else vars(plan.lora)}
-    with RunFolder(folder, kind), GraderPool(workers=1) as pool:
+    of_run = {"kind": kind, "digest": digest, "lora": None if plan.lora is None else vars(plan.lora)}
+    with RunFolder(folder, of_run):
         before = _evaluate(plan, plan.model, folder / "before")
-        trainer = make_trainer(plan, questions, pool, digest)
-        note(console, f"{len(questions)} problems to practise; products in {trainer.precision}")
-        finished = practise(trainer, folder, plan.steps, plan.max_minutes, console)
+        step, finished, newest = (train or _practise_here)(plan, questions, digest, folder, console)
         write_rl_report(folder, before, None)
         if not finished:
-            return RlOutcome(trainer.step, False, folder / "model", before, None)
-        newest = checkpoint.list_checkpoints(folder)[-1]
+            return RlOutcome(step, False, folder / "model", before, None)
         check = export_model(
             plan.model,
             newest,
@@ -124,16 +139,31 @@ def run_rl(plan: RlPlan, folder: Path, console: Console) -> RlOutcome:
             lora=plan.lora,
             seed=plan.seed,
             weight_format=plan.weight_format,
-            held_out=_last_attempts(folder, trainer.step, questions),
+            held_out=_last_attempts(folder, step, questions),
             pad_id=0,
         )
         note(console, check.sentence())
         after = _evaluate(plan, folder / "model", folder / "after")
         write_rl_report(folder, before, after)
-    return RlOutcome(trainer.step, True, folder / "model", before, after)
+    return RlOutcome(step, True, folder / "model", before, after)
 
 
-def make_trainer(plan: RlPlan, questions: Sequence[Question], pool: GraderPool, digest: str) -> GrpoTrainer:
+def _practise_here(
+    plan: RlPlan, questions: Sequence[Question], digest: str, folder: Path, console: Console
+) -> Practice:
+    with GraderPool(workers=1) as pool:
+        trainer = make_trainer(plan, questions, pool, digest)
+        finished = practise(trainer, folder, plan.steps, plan.max_minutes, console)
+    return Practice(trainer.step, finished, checkpoint.list_checkpoints(folder)[-1])
+
+
+def make_trainer(
+    plan: RlPlan,
+    questions: Sequence[Question],
+    pool: GraderPool,
+    digest: str,
+    kind: type[GrpoTrainer] = GrpoTrainer,
+) -> GrpoTrainer:
     """The trainer of a plan, at its beginning."""
     config = load_config(plan.model)
     tokenizer = Tokenizer.from_folder(plan.model)
@@ -173,7 +203,7 @@ def make_trainer(plan: RlPlan, questions: Sequence[Question], pool: GraderPool, 
         max_sequences=plan.max_sequences,
     )
     first = load_for_training(plan.model, None, plan.seed, plan.device).eval() if plan.loss.kl > 0 else None
-    return GrpoTrainer(
+    return kind(
         decoder,
         sampler,
         questions,
@@ -191,31 +221,35 @@ def practise(trainer: GrpoTrainer, folder: Path, steps: int, max_minutes: float 
     Raises:
         CheckpointError: the folder's checkpoint does not fit the run.
     """
+    note(console, f"{trainer.num_questions} problems to practise; products in {trainer.precision}")
     store = GroupStore(folder)
     found = checkpoint.list_checkpoints(folder)
     if found:
         changes = trainer.resume(found[-1])
-        if changes:
+        if changes and trainer.writes:
             store.forget_from(trainer.step)
         note(console, f"resumed from {found[-1]}" + "".join(f"; changed {change}" for change in changes))
     else:
         trainer.save(folder)
     metrics = folder / METRICS_FILE
-    lines = [json.dumps(line) + "\n" for line in read_metrics(metrics) if line["step"] <= trainer.step]
-    metrics.write_text("".join(lines), encoding="utf-8")
+    if trainer.writes:
+        lines = [json.dumps(line) + "\n" for line in read_metrics(metrics) if line["step"] <= trainer.step]
+        metrics.write_text("".join(lines), encoding="utf-8")
     deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
     stop = False
     with stop_requests() as stop_requested:
         while trainer.step < steps and not stop:
             result = trainer.run_step(store)
-            with metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(dataclasses.asdict(result)) + "\n")
+            if trainer.writes:
+                with metrics.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(dataclasses.asdict(result)) + "\n")
             note(console, _line(result, steps))
-            stop = stop_requested() or (deadline is not None and time.monotonic() > deadline)
+            stop = trainer.agree(stop_requested() or (deadline is not None and time.monotonic() > deadline))
             if stop or trainer.step == steps or trainer.step % trainer.config.checkpoint_steps == 0:
                 trainer.save(folder)
-                oldest = checkpoint.list_checkpoints(folder)[0]
-                store.forget_before(int(checkpoint.read_state(oldest)["step"]))
+                if trainer.writes:
+                    oldest = checkpoint.list_checkpoints(folder)[0]
+                    store.forget_before(int(checkpoint.read_state(oldest)["step"]))
     return trainer.step >= steps
 
 

@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 from deepground.errors import CheckpointError, TrainingError
-from deepground.model import Decoder
-from deepground.tasks.graders import GraderPool
+from deepground.model import Decoder, RowBatch
 from deepground.train import checkpoint
 from deepground.train.answering import Question
 from deepground.train.data import PackedBatch, Sample, pack_rows
@@ -32,10 +31,9 @@ from deepground.train.lora import LoraConfig
 from deepground.train.loss import IGNORED
 from deepground.train.optim import OptimizerConfig, Schedule, build_optimizers, set_step_sizes
 from deepground.train.pretrain import Precision, choose_precision
-from deepground.train.rl.groups import Group, GroupStore, Trial, collect_groups
+from deepground.train.rl.groups import Attempts, Grades, Group, GroupStore, Trial, collect_groups
 from deepground.train.rl.loss import LossConfig, LossSums, TokenTargets, policy_loss, sampled_logprobs
 from deepground.train.rl.rewards import RewardConfig
-from deepground.train.rl.rollout import PolicySampler
 from deepground.train.trained_part import TrainedPart
 
 
@@ -129,12 +127,15 @@ class GrpoTrainer:
         first: the policy that a penalty keeps close to; needed if there is one.
     """
 
+    writes = True
+    """Whether this process writes what all workers share."""
+
     def __init__(
         self,
         decoder: Decoder,
-        sampler: PolicySampler,
+        sampler: Attempts,
         questions: Sequence[Question],
-        pool: GraderPool,
+        pool: Grades,
         config: GrpoConfig,
         *,
         pad_id: int,
@@ -146,12 +147,22 @@ class GrpoTrainer:
         if config.loss.kl > 0 and first is None:
             raise TrainingError("a penalty for leaving the first policy needs that policy")
         self.decoder, self.sampler, self.config = decoder, sampler, config
-        self.step = self.position = 0
-        self.trained = TrainedPart(decoder, with_biases=False)
-        self.optimizers = build_optimizers(decoder, config.optimizer)
-        self.precision, _ = choose_precision(config.precision, next(decoder.parameters()).device)
         self._questions, self._pool, self._first = list(questions), pool, first
+        self._device = next(decoder.parameters()).device
+        self._prepare()
+        self.step = self.position = 0
+        self.trained = TrainedPart(self.decoder, with_biases=False)
+        self.optimizers = build_optimizers(self.decoder, config.optimizer)
+        self.precision, _ = choose_precision(config.precision, self._device)
         self._pad_id, self._digest = pad_id, digest
+
+    def _prepare(self) -> None:
+        """What has to be done to the model before its parameters are looked at."""
+
+    @property
+    def num_questions(self) -> int:
+        """That are practised."""
+        return len(self._questions)
 
     def run_step(self, store: GroupStore) -> GrpoStep:
         """Sample, learn, log."""
@@ -167,14 +178,26 @@ class GrpoTrainer:
 
     def save(self, folder: Path) -> Path:
         """Write a checkpoint of everything that the next step depends on."""
-        state = {
-            "position": self.position,
-            "digest": self._digest,
-            "config": dataclasses.asdict(self.config),
-        }
         return checkpoint.save_checkpoint(
-            folder, self.step, self.trained, self.optimizers, state, keep=self.config.keep_checkpoints
+            folder, self.step, self.trained, self.optimizers, self.state(), keep=self.config.keep_checkpoints
         )
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds besides tensors: plain JSON values."""
+        return {"position": self.position, "digest": self._digest, "config": dataclasses.asdict(self.config)}
+
+    def load(self, path: Path) -> None:
+        """Put the tensors of a checkpoint back.
+
+        Raises:
+            CheckpointError: it is damaged, or of another model.
+        """
+        checkpoint.load_model_weights(path, self.trained)
+        checkpoint.load_training_state(path, self.optimizers)
+
+    def agree(self, stop: bool) -> bool:
+        """Whether to stop, if several workers may want to."""
+        return stop
 
     def resume(self, path: Path) -> list[str]:
         """Go on from a checkpoint.
@@ -196,14 +219,13 @@ class GrpoTrainer:
             self.step, self.position = int(state["step"]), int(state["position"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path / checkpoint.STATE_FILE} is incomplete: {error!r}") from error
-        checkpoint.load_model_weights(path, self.trained)
-        checkpoint.load_training_state(path, self.optimizers)
+        self.load(path)
         now = json.loads(json.dumps(dataclasses.asdict(self.config)))
         return [f"{name}: {before.get(name)} -> {now[name]}" for name in now if before.get(name) != now[name]]
 
     def _groups(self, store: GroupStore) -> list[Group]:
         """This step's groups, from the store or sampled anew; moves the position."""
-        found = store.load(self.step, {question.id: question for question in self._questions})
+        found = self._stored(store)
         if found is None:
             found = collect_groups(
                 self._next_questions(),
@@ -216,9 +238,14 @@ class GrpoTrainer:
                 rewards=self.config.rewards,
                 thinking=self.config.thinking,
             )
-            store.save(self.step, found)
+            if self.writes:
+                store.save(self.step, found)
         self.position += len(found)
         return found
+
+    def _stored(self, store: GroupStore) -> list[Group] | None:
+        """This step's groups, if they were sampled before."""
+        return store.load(self.step, {question.id: question for question in self._questions})
 
     def _next_questions(self) -> Iterator[Question]:
         """From the position on, each pass in a new order."""
@@ -248,40 +275,49 @@ class GrpoTrainer:
                     "rate and start again: the run goes on from its last checkpoint"
                 )
             sums.add(step_sums)
-            parameters = [p for p in self.decoder.parameters() if p.requires_grad]
-            norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.gradient_clip)))
+            norms.append(self._clip_gradients())
             for optimizer in self.optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
         return sums, norms
 
     def _accumulate(self, batch: PackedBatch, known: TokenTargets) -> LossSums:
-        sums, start, total = LossSums(), 0, max(1, batch.num_trained)
-        device = next(self.decoder.parameters()).device
-        for rows, targets_T in batch.split(self.config.micro_rows, device):
-            count = int((targets_T != IGNORED).sum())
-            part = _slice(known, start, start + count, device)
-            if part.first_logprob_N is None and self._first is not None and self.config.loss.kl > 0:
-                with torch.no_grad(), self._products():
-                    first_N = sampled_logprobs(self._first, rows, targets_T)
-                part = dataclasses.replace(part, first_logprob_N=first_N)
+        """Gradients of a batch."""
+        sums, total = LossSums(), max(1, batch.num_trained)
+        for rows, targets_T, part in self._passes(batch, known):
             with self._products():
-                loss, part_sums = policy_loss(self.decoder, rows, targets_T, part, self.config.loss)
-            if count:
+                loss, part_sums = policy_loss(self.decoder, rows, targets_T, self._with_first(rows, targets_T, part),
+                                              self.config.loss)  # fmt: skip
+            if part_sums.tokens:
                 (loss / total).backward()  # type: ignore[no-untyped-call]
             sums.add(part_sums)
-            start += count
         return sums
+
+    def _clip_gradients(self) -> float:
+        """The norm of the whole gradient before."""
+        parameters = [p for p in self.decoder.parameters() if p.requires_grad]
+        return float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.gradient_clip))
+
+    def _passes(self, batch: PackedBatch, known: TokenTargets) -> Iterator[tuple[RowBatch, Tensor, TokenTargets]]:
+        """Rows of one pass, their targets, and what is known of these."""
+        start = 0
+        for rows, targets_T in batch.split(self.config.micro_rows, self._device):
+            count = int((targets_T != IGNORED).sum())
+            yield rows, targets_T, _slice(known, start, start + count, self._device)
+            start += count
+
+    def _with_first(self, rows: RowBatch, targets_T: Tensor, known: TokenTargets) -> TokenTargets:
+        """With the first policy's log-probabilities, if there is a penalty for leaving it."""
+        if self._first is None or self.config.loss.kl == 0:
+            return known
+        with torch.no_grad():
+            return dataclasses.replace(known, first_logprob_N=sampled_logprobs(self._first, rows, targets_T))
 
     @torch.no_grad()
     def _with_old(self, batch: PackedBatch, known: TokenTargets) -> TokenTargets:
         self.decoder.train()
-        device = next(self.decoder.parameters()).device
         with self._products():
-            old = [
-                sampled_logprobs(self.decoder, rows, targets_T)
-                for rows, targets_T in batch.split(self.config.micro_rows, device)
-            ]
+            old = [sampled_logprobs(self.decoder, rows, targets_T) for rows, targets_T, _ in self._passes(batch, known)]
         return dataclasses.replace(known, old_logprob_N=torch.cat(old).cpu())
 
     def _pack(self, trials: Sequence[Trial]) -> tuple[PackedBatch, TokenTargets] | None:
@@ -319,8 +355,7 @@ class GrpoTrainer:
 
     @contextlib.contextmanager
     def _products(self) -> Iterator[None]:
-        device = next(self.decoder.parameters()).device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
             yield
 
 

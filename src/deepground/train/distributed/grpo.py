@@ -21,20 +21,12 @@ from deepground.model import Decoder, RowBatch
 from deepground.tasks.graders import Grade, GradeJob
 from deepground.train.answering import Question
 from deepground.train.data import PackedBatch
-from deepground.train.distributed.shards import (
-    agree,
-    checkpoint_tensors,
-    clip_gradients,
-    load_sharded,
-    save_sharded,
-    shard,
-    whole,
-    write_whole,
-)
+from deepground.train.distributed.shards import ShardedRun, shard, whole
+from deepground.train.lora import LoraConfig
 from deepground.train.rl.groups import Attempts, Grades, Group, GroupStore
 from deepground.train.rl.loss import LossConfig, LossSums, TokenTargets, policy_loss, sampled_logprobs
 from deepground.train.rl.rollout import Attempt
-from deepground.train.rl.trainer import GrpoConfig, GrpoStep, GrpoTrainer
+from deepground.train.rl.trainer import GrpoStep, GrpoTrainer
 
 Item = TypeVar("Item")
 
@@ -53,7 +45,7 @@ class _PolicyLoss(nn.Module):
         return policy_loss(self.decoder, rows, targets_T, known, config)
 
 
-class ShardedGrpoTrainer(GrpoTrainer):
+class ShardedGrpoTrainer(ShardedRun, GrpoTrainer):
     """One worker's part of a run; the workers take the same steps together.
 
     Args: see `GrpoTrainer`. A process group is there, and the sampler samples with the decoder that is given, whose
@@ -64,7 +56,7 @@ class ShardedGrpoTrainer(GrpoTrainer):
     """
 
     def _prepare(self) -> None:
-        check_grpo_settings(self.config, dist.get_world_size())
+        check_grpo_settings(self.config.lora, dist.get_world_size())
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
         self.writes = self._rank == 0
         self._whole = self.decoder
@@ -78,26 +70,10 @@ class ShardedGrpoTrainer(GrpoTrainer):
         self._hand_over()
         return result
 
-    def save(self, folder: Path) -> Path:
-        """Write a sharded checkpoint, whole or not at all."""
-        return save_sharded(folder, self.step, self._tensors(), self.state(), keep=self.config.keep_checkpoints)
-
     def load(self, path: Path) -> None:
-        """Put the tensors of a sharded checkpoint back, whatever the number of workers that wrote it.
-
-        Raises:
-            CheckpointError: it is damaged, or of another model.
-        """
-        load_sharded(path, self._tensors())
+        """As `ShardedRun.load`; the sampler has the weights too."""
+        super().load(path)
         self._hand_over()
-
-    def write_whole(self, folder: Path) -> None:
-        """A checkpoint of the weights alone, gathered into one file."""
-        write_whole(folder, self.step, self.trained, {})
-
-    def agree(self, stop: bool) -> bool:
-        """Stop if any worker wants to."""
-        return agree(stop, self._device)
 
     def _stored(self, store: GroupStore) -> list[Group] | None:
         # Storage may show a file to one worker sooner than to another.
@@ -125,9 +101,6 @@ class ShardedGrpoTrainer(GrpoTrainer):
             gathered.add(other)
         return gathered
 
-    def _clip_gradients(self) -> float:
-        return clip_gradients(self.decoder, self.config.optimizer.gradient_clip)
-
     @torch.no_grad()
     def _with_old(self, batch: PackedBatch, known: TokenTargets) -> TokenTargets:
         self._hand_over()
@@ -147,15 +120,12 @@ class ShardedGrpoTrainer(GrpoTrainer):
             if parameter.requires_grad:
                 targets[name].copy_(whole(parameter))
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return checkpoint_tensors(self.decoder, self.trained, self.optimizers)
 
-
-def check_grpo_settings(config: GrpoConfig, workers: int) -> None:
-    """Raises TrainingError if the settings do not go together with so many workers."""
+def check_grpo_settings(lora: LoraConfig | None, workers: int) -> None:
+    """Raises TrainingError if adapters are wanted, or no workers."""
     if workers < 1:
         raise TrainingError(f"workers is {workers}; it must be at least 1")
-    if config.lora is not None:
+    if lora is not None:
         raise TrainingError("adapters are trained by one worker; leave out --workers, or --lora-rank")
 
 

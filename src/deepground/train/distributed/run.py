@@ -27,7 +27,7 @@ from deepground.tasks.graders import GraderPool
 from deepground.train import rl
 from deepground.train.answering import Question
 from deepground.train.checkpoint import WHOLE_FOLDER, list_checkpoints, read_state
-from deepground.train.distributed.grpo import ShardedGrpoTrainer
+from deepground.train.distributed.grpo import ShardedGrpoTrainer, check_grpo_settings
 from deepground.train.distributed.sharded import ShardedTrainer, check_settings
 from deepground.train.initialize import initialize
 from deepground.train.mixture import mixture_samples
@@ -118,7 +118,7 @@ class _Practising:
             )
             assert isinstance(trainer, ShardedGrpoTrainer)
             rl.practise(trainer, folder, self.plan.steps, self.plan.max_minutes, console)
-            trainer.write_whole(folder / WHOLE_FOLDER)
+            trainer.write_whole(folder / WHOLE_FOLDER, {})
 
 
 def _fine_tune(trainer: ShardedTrainer, folder: Path, log: Console | None, *, curves: bool) -> None:
@@ -183,8 +183,7 @@ def run_rl_on_workers(
         TrainingError: as `run_sft_on_workers`, or of questions and settings that cannot be trained with.
         ModelFolderError: the model cannot be loaded.
     """
-    if plan.lora is not None:
-        raise TrainingError("adapters are trained by one worker; leave out --workers, or --lora-rank")
+    check_grpo_settings(plan.lora, workers)
     folder = folder.resolve()
     plan = replace(plan, model=plan.model.resolve(), data=tuple(path.resolve() for path in plan.data))
 

@@ -7,7 +7,6 @@ result does not depend on the number of workers beyond rounding.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,15 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from deepground.errors import TrainingError
 from deepground.model import Decoder, RowBatch
 from deepground.train.data import PackedBatch
-from deepground.train.distributed.shards import (
-    agree,
-    checkpoint_tensors,
-    clip_gradients,
-    load_sharded,
-    save_sharded,
-    shard,
-    write_whole,
-)
+from deepground.train.distributed.shards import ShardedRun, shard
 from deepground.train.loss import IGNORED, masked_cross_entropy
 from deepground.train.sft.trainer import SftConfig, SftTrainer, validation_loss
 
@@ -46,7 +37,7 @@ class ShardedLoss(nn.Module):
         return self.decoder.logits(self.decoder(rows)[:1]).sum() * 0.0
 
 
-class ShardedTrainer(SftTrainer):
+class ShardedTrainer(ShardedRun, SftTrainer):
     """One worker's part of a run; the workers take the same steps together.
 
     Args: see `SftTrainer`. A process group is there.
@@ -77,13 +68,6 @@ class ShardedTrainer(SftTrainer):
             dist.all_reduce(counts_E)
         return float(total)
 
-    def _clip_gradients(self) -> float:
-        return clip_gradients(self.decoder, self.config.optimizer.gradient_clip)
-
-    def agree(self, stop: bool) -> bool:
-        """Stop if any worker wants to."""
-        return agree(stop, self._device)
-
     def validate(self) -> float | None:
         """As `SftTrainer.validate`; every worker computes it, since each pass needs all of them."""
         if not self._validation:
@@ -102,29 +86,10 @@ class ShardedTrainer(SftTrainer):
         self._loss.reshard()
         return loss
 
-    def save(self, folder: Path) -> Path:
-        """Write a sharded checkpoint, whole or not at all."""
-        return save_sharded(folder, self.step, self._tensors(), self.state(), keep=self.config.keep_checkpoints)
-
-    def load(self, path: Path) -> None:
-        """Put the tensors of a sharded checkpoint back, whatever the number of workers that wrote it.
-
-        Raises:
-            CheckpointError: it is damaged, or of another model.
-        """
-        load_sharded(path, self._tensors())
-
     def keep_best(self, folder: Path) -> None:
         """Write the whole weights as the best so far, as a run without workers does."""
         assert self.best is not None
         self.write_whole(folder / "best", {"validation_loss": self.best.loss})
-
-    def write_whole(self, folder: Path, state: dict[str, Any]) -> None:
-        """A checkpoint of the weights alone, gathered into one file."""
-        write_whole(folder, self.step, self.trained, state)
-
-    def _tensors(self) -> dict[str, Tensor]:
-        return checkpoint_tensors(self.decoder, self.trained, self.optimizers)
 
 
 def check_settings(config: SftConfig, workers: int) -> None:

@@ -7,7 +7,7 @@ needs.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from deepground.errors import CheckpointError
 from deepground.model import Decoder
 from deepground.train import checkpoint
 from deepground.train.optim import Muon
+from deepground.train.trained_part import TrainedPart
 
 Root = TypeVar("Root", bound=nn.Module)
 
@@ -47,88 +48,84 @@ def shard(decoder: Decoder, make_root: Callable[[Decoder], Root], device: str = 
     return root
 
 
-def agree(stop: bool, device: torch.device) -> bool:
-    """Whether any worker wants to stop: workers that wait for one that has left would wait for ever."""
-    wanted = torch.tensor(int(stop), device=device)
-    dist.all_reduce(wanted, op=dist.ReduceOp.MAX)
-    return bool(wanted)
-
-
-def clip_gradients(decoder: Decoder, most: float) -> float:
-    """Scale the whole gradient down to this norm; gives the norm before."""
-    parameters = [p for p in decoder.parameters() if p.requires_grad]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, most)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-
-
 def whole(tensor: Tensor) -> Tensor:
     """A sharded tensor, gathered; all workers have to ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def checkpoint_tensors(
-    decoder: Decoder, trained: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
-) -> dict[str, Tensor]:
-    """Weights and the optimizers' state by name, made if they are not there: what checkpoints hold."""
-    names = {parameter: name for name, parameter in decoder.named_parameters()}
-    found: dict[str, Tensor] = dict(trained.state_dict())
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                state = optimizer.state[parameter]
-                if not state:
-                    state |= _first_state(optimizer, parameter)
-                found |= {f"optimizer/{key}/{names[parameter]}": value for key, value in state.items()}
-    return found
+class ShardedRun:
+    """The part of a trainer that all sharded ones share; the first of its base classes."""
 
+    step: int
+    decoder: Decoder
+    trained: TrainedPart
+    optimizers: list[torch.optim.Optimizer]
+    config: Any
+    _device: torch.device
+    state: Callable[[], dict[str, Any]]
 
-def save_sharded(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any], *, keep: int) -> Path:
-    """Write a checkpoint, whole or not at all.
+    def agree(self, stop: bool) -> bool:
+        """Stop if any worker wants to: workers that wait for one that has left would wait for ever."""
+        wanted = torch.tensor(int(stop), device=self._device)
+        dist.all_reduce(wanted, op=dist.ReduceOp.MAX)
+        return bool(wanted)
 
-    Args:
-        folder: of the run; `checkpoints/step_...` is written in it.
-        step: steps done.
-        tensors: see `checkpoint_tensors`.
-        state: plain JSON values.
-        keep: checkpoints to keep.
-    """
-    parent = folder / "checkpoints"
-    scratch, final = parent / f".writing_{step:08d}", parent / f"step_{step:08d}"
-    writes = dist.get_rank() == 0
-    if writes:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-    dist.barrier()
-    save_shards(tensors, checkpoint_id=scratch)
-    if writes:
-        checkpoint.complete(scratch, final, step, state)
-        for old in checkpoint.list_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
-    dist.barrier()
-    return final
+    def save(self, folder: Path) -> Path:
+        """Write a sharded checkpoint, whole or not at all."""
+        parent = folder / "checkpoints"
+        scratch, final = parent / f".writing_{self.step:08d}", parent / f"step_{self.step:08d}"
+        writes = dist.get_rank() == 0
+        if writes:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
+        dist.barrier()
+        save_shards(self._tensors(), checkpoint_id=scratch)
+        if writes:
+            checkpoint.complete(scratch, final, self.step, self.state())
+            for old in checkpoint.list_checkpoints(folder)[: -self.config.keep_checkpoints]:
+                shutil.rmtree(old)
+        dist.barrier()
+        return final
 
+    def load(self, path: Path) -> None:
+        """Put the tensors of a sharded checkpoint back, whatever the number of workers that wrote it.
 
-def load_sharded(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Fill tensors from a checkpoint, whatever the number of workers that wrote it.
+        Raises:
+            CheckpointError: it is damaged, or of another model.
+        """
+        try:
+            load_shards(self._tensors(), checkpoint_id=path)
+        except CheckpointException as error:
+            failure = next(iter(error.failures.values()))[0]
+            raise CheckpointError(
+                f"{path} cannot be read ({failure!r}); use an older checkpoint, and keep the model of the run"
+            ) from error
 
-    Raises:
-        CheckpointError: it is damaged, or of another model.
-    """
-    try:
-        load_shards(tensors, checkpoint_id=path)
-    except CheckpointException as error:
-        failure = next(iter(error.failures.values()))[0]
-        raise CheckpointError(
-            f"{path} cannot be read ({failure!r}); use an older checkpoint, and keep the model of the run"
-        ) from error
+    def write_whole(self, folder: Path, state: dict[str, Any]) -> None:
+        """A checkpoint of the weights alone, gathered into one file."""
+        gathered = {name: whole(tensor) for name, tensor in self.trained.state_dict().items()}
+        if dist.get_rank() == 0:
+            checkpoint.save_checkpoint(folder, self.step, _Held(gathered), [], state, keep=1)
+        dist.barrier()
 
+    def _clip_gradients(self) -> float:
+        """The norm of the whole gradient before."""
+        parameters = [p for p in self.decoder.parameters() if p.requires_grad]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.gradient_clip)
+        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
-def write_whole(folder: Path, step: int, trained: nn.Module, state: dict[str, Any]) -> None:
-    """A checkpoint of the weights alone, gathered into one file."""
-    gathered = {name: whole(tensor) for name, tensor in trained.state_dict().items()}
-    if dist.get_rank() == 0:
-        checkpoint.save_checkpoint(folder, step, _Held(gathered), [], state, keep=1)
-    dist.barrier()
+    def _tensors(self) -> dict[str, Tensor]:
+        """Weights and the optimizers' state by name, made if they are not there: what checkpoints hold."""
+        names = {parameter: name for name, parameter in self.decoder.named_parameters()}
+        found: dict[str, Tensor] = dict(self.trained.state_dict())
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    state = optimizer.state[parameter]
+                    if not state:
+                        state |= _first_state(optimizer, parameter)
+                    found |= {f"optimizer/{key}/{names[parameter]}": value for key, value in state.items()}
+        return found
 
 
 class _Held(nn.Module):

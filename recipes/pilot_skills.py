@@ -46,7 +46,7 @@ from deepground.train import (
 )
 
 RUN = REPOSITORY / "runs" / "pilot_skills"
-SEED = 13
+SEED = 17
 TOKENIZER_SAMPLES = 12_000
 MIN_COUNT = 12
 """Times that a word must occur to become a token."""
@@ -110,7 +110,7 @@ MTP_TRAINING = replace(
     mtp_drafts=2,
 )
 """The second phase: the exported model is frozen, and the shipped drafting layer follows it."""
-MTP_SEED = 14
+MTP_SEED = 18
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 RunFolder = Annotated[Path, typer.Option(help="Folder of the run.")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from deepground.tasks.columns import Operator, chain, labelled, product
+from deepground.tasks.columns import Operator, chain, draw_places, labelled, product
 from deepground.tasks.grading import gym_score, only_number
 from deepground.tasks.problem import Draft, Problem, ProceduralTask
 from deepground.tasks.wording import ask, spaced
@@ -124,8 +124,9 @@ class Addition(_TwoNumbers):
         """Column addition."""
         first, second = operands
         lines: list[str] = []
-        total, width = chain([("+", first), ("+", second)], lines)
-        lines.append(labelled(total, width))
+        places = draw_places(rng)
+        total, width = chain([("+", first), ("+", second)], lines, places)
+        lines.append(labelled(total, width, places))
         question = ask(rng, _ADDITION, a=first, b=second, o=spaced(rng, "+"))
         return Draft(question, str(total), lines, {"operands": operands})
 
@@ -153,8 +154,9 @@ class Subtraction(_TwoNumbers):
         """Column subtraction of the smaller from the larger."""
         first, second = operands
         lines: list[str] = []
-        total, width = chain([("+", first), ("-", second)], lines)
-        lines.append(labelled(total, width))
+        places = draw_places(rng)
+        total, width = chain([("+", first), ("-", second)], lines, places)
+        lines.append(labelled(total, width, places))
         question = ask(rng, _SUBTRACTION, a=first, b=second, o=spaced(rng, "-"))
         return Draft(question, str(total), lines, {"operands": operands})
 
@@ -186,8 +188,9 @@ class Multiplication(ProceduralTask):
         first, second = operands
         upper, lower = (second, first) if len(str(second)) > len(str(first)) else (first, second)
         lines: list[str] = []
-        total, width = product(upper, lower, lines)
-        lines.append(labelled(total, width))
+        places = draw_places(rng)
+        total, width = product(upper, lower, lines, places)
+        lines.append(labelled(total, width, places))
         sign = spaced(rng, rng.choice("***×x"))
         question = ask(rng, _MULTIPLICATION, a=first, b=second, o=f" {sign.strip()} " if "x" in sign else sign)
         return Draft(question, str(total), lines, {"operands": operands})
@@ -222,8 +225,9 @@ class ChainSum(ProceduralTask):
     def build(self, operands: list[tuple[Operator, int]], rng: Random) -> Draft:
         """From left to right, each result being the first number of the next step."""
         lines: list[str] = []
-        total, width = chain(operands, lines)
-        lines.append(labelled(total, width))
+        places = draw_places(rng)
+        total, width = chain(operands, lines, places)
+        lines.append(labelled(total, width, places))
         plain = rng.random() < 0.4
         expression = str(operands[0][1])
         for operator, value in operands[1:]:

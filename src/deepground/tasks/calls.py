@@ -210,13 +210,13 @@ class ToolResults(_CallTask):
     """What to say to what a function gave back."""
 
     name = "tool_results"
-    description = "a reply from what one or two calls gave back, errors included"
+    description = "a reply from what one to three calls gave back, errors included"
     levels = (1, 2, 3)
 
     def compose(self, rng: Random, split: Split, level: int) -> Draft:
-        """Level 1: one result; from 2 some are errors; from 3 there may be two results, beyond it three."""
+        """Level 1: one result; from 2 some are errors; from 3 there are two or three results, beyond it four."""
         offer = draw_offer(rng, split, min(level + 1, 3))
-        count = 3 if level > 3 else 2 if level == 3 and rng.random() < 0.6 else 1
+        count = 4 if level > 3 else rng.randint(2, 3) if level == 3 else 1
         requests = [draw_request(rng, offer, *rng.choice(offer.chosen)) for _ in range(count)]
         answers, needed, results = [], [], []
         for request in requests:

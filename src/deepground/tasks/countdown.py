@@ -28,6 +28,8 @@ _WORDINGS = (
     "請用 {n} 湊出 {t}",
 )
 _LARGEST = (6, 9, 12, 20, 40)
+_LARGEST_FACTOR = 15
+"""Products of two larger numbers lie too far above every target."""
 _NODES = (ast.Expression, ast.BinOp, ast.Constant, ast.Add, ast.Sub, ast.Mult, ast.Div)
 
 
@@ -48,10 +50,10 @@ def _pairs(first: int, second: int) -> list[_Step]:
     steps = [_Step(first, "+", second, first + second)]
     if high > low:
         steps.append(_Step(high, "-", low, high - low))
-    if low > 1:
+    if 1 < low <= _LARGEST_FACTOR:
         steps.append(_Step(first, "*", second, first * second))
-        if high % low == 0 and high > low:
-            steps.append(_Step(high, "/", low, high // low))
+    if low > 1 and high % low == 0 and high > low:
+        steps.append(_Step(high, "/", low, high // low))
     return steps
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Literal
 
-from deepground.tasks.columns import labelled, quotient
+from deepground.tasks.columns import draw_places, labelled, quotient
 from deepground.tasks.grading import number_list, only_number
 from deepground.tasks.problem import Draft, Problem, ProceduralTask
 from deepground.tasks.wording import ask, spaced
@@ -61,11 +61,12 @@ class Division(ProceduralTask):
         dividend, divisor, asked = operands
         width = len(str(dividend))
         lines: list[str] = []
-        share, rest = quotient(dividend, width, divisor, lines)
+        places = draw_places(rng)
+        share, rest = quotient(dividend, width, divisor, lines, places)
         meta = {"operands": (dividend, divisor), "asked": asked}
         if asked == "remainder":
             return Draft(ask(rng, _REMAINDER, a=dividend, b=divisor), str(rest), lines, meta)
-        lines.append(labelled(share, width))
+        lines.append(labelled(share, width, places))
         question = ask(rng, _QUOTIENT, a=dividend, b=divisor, o=spaced(rng, rng.choice("//÷")))
         return Draft(question, f"{share} remainder {rest}" if rest else str(share), lines, meta)
 

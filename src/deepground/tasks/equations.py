@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from deepground.tasks.columns import Operator, chain, labelled, quotient
+from deepground.tasks.columns import Operator, chain, draw_places, labelled, quotient
 from deepground.tasks.grading import gym_score, only_number
 from deepground.tasks.problem import Draft, Problem, ProceduralTask
 from deepground.tasks.wording import ask
@@ -86,10 +86,11 @@ class SimpleEquations(ProceduralTask):
         lines: list[str] = []
         terms = _terms_of_product(operands)
         lines.append(f"{factor}{name}={_written(terms)}")
-        total, width = chain(terms, lines)
+        places = draw_places(rng)
+        total, width = chain(terms, lines, places)
         if operands.factor > 1:
-            quotient(total, width, operands.factor, lines)
-        lines.append(labelled(operands.solution, width))
+            quotient(total, width, operands.factor, lines, places)
+        lines.append(labelled(operands.solution, width, places))
         equation = _equation_text(operands, name, rng)
         question = ask(rng, _WORDINGS, e=equation, v=name)
         return Draft(question, str(operands.solution), lines, {"equation": equation, "variable": name})

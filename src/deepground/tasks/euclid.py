@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import gcd
 from random import Random
 
-from deepground.tasks.columns import quotient
+from deepground.tasks.columns import difference, draw_places, quotient
 from deepground.tasks.grading import gym_score, only_number
 from deepground.tasks.problem import Draft, Problem, ProceduralTask
 from deepground.tasks.wording import ask
@@ -56,16 +56,17 @@ class GreatestCommonDivisor(ProceduralTask):
         return f"{min(operands)} {max(operands)}"
 
     def build(self, operands: tuple[int, int], rng: Random) -> Draft:
-        """Subtractions while the smaller number has two digits, then divisions with remainder."""
+        """Subtractions while the smaller number has two digits or more, then divisions with remainder."""
         first, second = operands
         lines: list[str] = []
+        places = draw_places(rng)
         larger, smaller = max(operands), min(operands)
         while smaller:
             if smaller < 10:
-                _, rest = quotient(larger, len(str(larger)), smaller, lines)
+                _, rest = quotient(larger, len(str(larger)), smaller, lines, places)
                 larger, smaller = smaller, rest
             else:
-                lines.append(f"{larger}-{smaller}={larger - smaller}")
+                difference(larger, smaller, lines, places)
                 larger -= smaller
                 larger, smaller = max(larger, smaller), min(larger, smaller)
         question = ask(rng, _WORDINGS, a=first, b=second)

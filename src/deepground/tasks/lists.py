@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from deepground.tasks.columns import comparison, labelled
+from deepground.tasks.columns import comparison, draw_places, labelled
 from deepground.tasks.grading import gym_score, number_list, only_number
 from deepground.tasks.problem import Draft, Problem, ProceduralTask
 from deepground.tasks.wording import ask
@@ -85,12 +85,24 @@ def sign(first: int, second: int) -> str:
     return "<" if first < second else ">" if first > second else "="
 
 
-def insertion_sort(numbers: Sequence[int], *, ascending: bool) -> list[str]:
-    """The lines of an insertion sort; the numbers are filled up with zeros to one width."""
+def named(numbers: Sequence[int], names: str) -> str:
+    """The numbers, each after its letter and filled up with zeros to one width: `t07h45k32`."""
+    width = len(str(max(numbers)))
+    return "".join(f"{name}{number:0{width}d}" for name, number in zip(names, numbers, strict=False))
+
+
+def insertion_sort(numbers: Sequence[int], names: str, *, ascending: bool) -> list[str]:
+    """The lines of an insertion sort; the numbers are filled up with zeros to one width and named in the first line.
+
+    Args:
+        numbers: to sort.
+        names: a letter for each number.
+        ascending: the smallest first.
+    """
     width = len(str(max(numbers)))
     placed: list[int] = []
-    lines = []
-    for number in numbers:
+    lines = [named(numbers, names)]
+    for name, number in zip(names, numbers, strict=False):
         position, compared = 0, ""
         while position < len(placed):
             other = placed[position]
@@ -99,7 +111,7 @@ def insertion_sort(numbers: Sequence[int], *, ascending: bool) -> list[str]:
                 break
             position += 1
         placed.insert(position, number)
-        line = f"{number:0{width}d}|{compared}|" if compared else ""
+        line = f"{name}{number:0{width}d}|{compared}|"
         lines.append(line + ",".join(f"{value:0{width}d}" for value in placed))
     return lines
 
@@ -124,13 +136,13 @@ class NumberSorting(ProceduralTask):
         return " ".join(map(str, sorted(operands[1])))
 
     def build(self, operands: tuple[bool, list[int]], rng: Random) -> Draft:
-        """Insertion sort: `32|07<45>|07,32,45` passes 07, stops before 45, and gives the list with 32 in its place.
+        """Insertion sort: `k32|07<45>|07,32,45` passes 07, stops before 45, and gives the list with 32 in its place.
 
         Every comparison is written, between numbers of the same width, so that no step has to find one number among
-        many at once.
+        many at once; letters tell which number is the next.
         """
         ascending, numbers = operands
-        lines = insertion_sort(numbers, ascending=ascending)
+        lines = insertion_sort(numbers, draw_places(rng), ascending=ascending)
         question = ask(rng, _ASCENDING if ascending else _DESCENDING, n=_written(rng, numbers))
         answer = ", ".join(map(str, sorted(numbers, reverse=not ascending)))
         return Draft(question, answer, lines, {"numbers": tuple(numbers), "ascending": ascending})
@@ -164,13 +176,14 @@ class ListExtreme(ProceduralTask):
         return " ".join(map(str, sorted(operands[1])))
 
     def build(self, operands: tuple[bool, list[int]], rng: Random) -> Draft:
-        """`007<045` compares the best so far with the next number; the next line begins with the better one."""
+        """`h007<045` compares the best so far with the number named h; the next line begins with the better one."""
         largest, numbers = operands
         width = len(str(max(numbers)))
         best = numbers[0]
-        steps = []
-        for number in numbers[1:]:
-            steps.append(f"{best:0{width}d}{sign(best, number)}{number:0{width}d}")
+        names = draw_places(rng)
+        steps = [named(numbers, names)]
+        for name, number in zip(names[1:], numbers[1:], strict=False):
+            steps.append(f"{name}{best:0{width}d}{sign(best, number)}{number:0{width}d}")
             best = max(best, number) if largest else min(best, number)
         steps.append(f"={best:0{width}d}")
         question = ask(rng, _LARGEST if largest else _SMALLEST, n=_written(rng, numbers))
@@ -204,9 +217,10 @@ class Comparison(ProceduralTask):
         """The comparison that subtraction begins with, then both numbers with the sign, then which is which."""
         larger, first, second = operands
         width = len(str(max(first, second)))
+        places = draw_places(rng)
         lines = [
-            f"{labelled(first, width)},{labelled(second, width)}",
-            comparison(first, second, width),
+            f"{labelled(first, width, places)},{labelled(second, width, places)}",
+            comparison(first, second, width, places),
             f"{first}{sign(first, second)}{second}",
             f"max{max(first, second)}min{min(first, second)}",
         ]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from random import Random
 
-from deepground.tasks.columns import labelled
+from deepground.tasks.columns import draw_places, labelled
 from deepground.tasks.problem import Draft, Problem, ProceduralTask
 from deepground.tasks.wording import ask
-from deepground.tasks.words import random_word
+from deepground.tasks.words import numbered_letters, random_word
 
 _REPEAT = (
     "Repeat: {x}",
@@ -29,24 +29,28 @@ _REPEAT = (
     "請照寫：{x}",
 )
 _INTRODUCTION = frozenset({"the", "answer", "is"})
-_ITEMS = ((1, 1), (2, 2), (3, 3), (4, 5), (6, 6))
+_ITEMS = ((1, 1), (2, 3), (4, 6), (7, 12), (13, 14))
+_MANY = 6
+"""Of more items, numbers have up to three digits and words up to five letters."""
 
 
 class Repeat(ProceduralTask):
     """Numbers and words, said again."""
 
     name = "repeat"
-    description = "1 to 5 numbers or words, repeated as they are"
+    description = "1 to 12 numbers or words, repeated as they are"
 
     def draw(self, rng: Random, level: int) -> tuple[str, ...]:
-        """Numbers of 1 to 5 digits, words of 3 to 8 letters, or both; more of them with the level."""
+        """Numbers of 1 to 8 digits, words of 3 to 9 letters, or both; more of them with the level."""
         kind = rng.random()
         items = []
-        for _ in range(rng.randint(*_ITEMS[level - 1])):
-            if kind < 0.5 or (kind > 0.8 and rng.random() < 0.5):
-                items.append(str(rng.randrange(10 ** rng.randint(1, 5))))
+        count = rng.randint(*_ITEMS[level - 1])
+        digits, letters = (3, 5) if count > _MANY else (8, 9)
+        for _ in range(count):
+            if kind < 0.6 or (kind > 0.85 and rng.random() < 0.5):
+                items.append(str(rng.randrange(10 ** rng.randint(1, digits))))
             else:
-                items.append(random_word(rng, rng.randint(3, 8)))
+                items.append(random_word(rng, rng.randint(3, letters)))
         return tuple(items)
 
     def canonical(self, operands: tuple[str, ...]) -> str:
@@ -56,7 +60,8 @@ class Repeat(ProceduralTask):
     def build(self, operands: tuple[str, ...], rng: Random) -> Draft:
         """One line per item: a number's digits by place, a word's letters by position."""
         text = rng.choice((", ", " ", ",")).join(operands)
-        return Draft(ask(rng, _REPEAT, x=text), text, [_spelled(item) for item in operands], {"items": operands})
+        lines = [_spelled(item, rng) for item in operands]
+        return Draft(ask(rng, _REPEAT, x=text), text, lines, {"items": operands})
 
     def grade(self, problem: Problem, reply: str) -> float:
         """The items in order and nothing else, but for words such as "the answer is" before them."""
@@ -65,7 +70,7 @@ class Repeat(ProceduralTask):
         return float(said[-len(items) :] == items and _INTRODUCTION.issuperset(said[: -len(items)]))
 
 
-def _spelled(item: str) -> str:
+def _spelled(item: str, rng: Random) -> str:
     if item.isdigit():
-        return labelled(int(item))
-    return "".join(f"{position}{letter}" for position, letter in enumerate(item, 1))
+        return labelled(int(item), places=draw_places(rng))
+    return "".join(numbered_letters(item, rng))

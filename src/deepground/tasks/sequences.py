@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from random import Random
 
+from deepground.tasks.columns import chain, difference, draw_places, quotient
 from deepground.tasks.grading import only_number
 from deepground.tasks.problem import Draft, Problem, ProceduralTask
 from deepground.tasks.wording import ask
@@ -49,14 +50,22 @@ class NumberSequence(ProceduralTask):
         return " ".join(map(str, operands))
 
     def build(self, operands: tuple[int, ...], rng: Random) -> Draft:
-        """The differences, theirs if they are not equal, then the sum that gives the next number."""
+        """The differences, theirs if they are not equal, then the sum that gives the next number.
+
+        Numbers of three digits are worked in columns.
+        """
         *shown, answer = operands
         steps = [b - a for a, b in pairwise(shown)]
-        lines = [f"{b}-{a}={b - a}" for a, b in pairwise(shown)]
+        lines: list[str] = []
+        places = draw_places(rng)
+        for a, b in pairwise(shown):
+            difference(b, a, lines, places)
         growth = steps[1] - steps[0]
         if growth:
             lines.append(f"{steps[1]}-{steps[0]}={growth}")
             lines.append(f"{steps[-1]}+{growth}={steps[-1] + growth}")
+        if shown[-1] >= 100:
+            chain([("+", shown[-1]), ("+", steps[-1] + growth)], lines, places)
         lines.append(f"{shown[-1]}+{steps[-1] + growth}={answer}")
         return Draft(ask(rng, _NEXT, n=", ".join(map(str, shown))), str(answer), lines, {"numbers": tuple(shown)})
 
@@ -81,10 +90,17 @@ class BaseConversion(ProceduralTask):
         return f"{operands[0]} {operands[1]}"
 
     def build(self, operands: tuple[int, int], rng: Random) -> Draft:
-        """`13/2=6r1` and so on down to 0; the digits are the remainders from the bottom up."""
+        """`13/2=6r1` and so on down to 0; the digits are the remainders from the bottom up.
+
+        A number that is ten times the base or more is divided digit by digit before.
+        """
         value, base = operands
-        lines, digits = [], ""
+        lines: list[str] = []
+        digits = ""
+        places = draw_places(rng)
         while value:
+            if value >= 10 * base:
+                quotient(value, len(str(value)), base, lines, places)
             lines.append(f"{value}/{base}={value // base}r{value % base}")
             digits = str(value % base) + digits
             value //= base

@@ -85,6 +85,12 @@ def random_word(rng: Random, length: int) -> str:
     return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(length))
 
 
+def numbered_letters(word: str, rng: Random) -> list[str]:
+    """The letters, each after a digit; the digits go up from any, and 0 follows 9."""
+    start = rng.randrange(10)
+    return [f"{(start + i) % 10}{letter}" for i, letter in enumerate(word)]
+
+
 class SpellBackward(ProceduralTask):
     """The letters are numbered, then listed from the last one down."""
 
@@ -100,8 +106,8 @@ class SpellBackward(ProceduralTask):
         return operands
 
     def build(self, operands: str, rng: Random) -> Draft:
-        """`1c2a3t`, then `3t2a1c`."""
-        numbered = [f"{i}{letter}" for i, letter in enumerate(operands, 1)]
+        """`7c8a9t`, then `9t8a7c`; the numbers begin anywhere, and 0 follows 9."""
+        numbered = numbered_letters(operands, rng)
         lines = ["".join(numbered), "".join(reversed(numbered))]
         return Draft(ask(rng, _BACKWARD, w=operands), operands[::-1], lines, {"word": operands})
 

@@ -1,6 +1,6 @@
 """The run that teaches the pilot more: from the shipped weights on, with the whole mixture of tasks.
 
-    python recipes/pilot_skills.py tokenizer   # a minute: the shipped tokenizer with tokens for JSON, code, Chinese
+    python recipes/pilot_skills.py tokenizer   # the shipped tokenizer with more words, names spelled
     python recipes/pilot_skills.py train       # killed at any time, it goes on where it was
     python recipes/pilot_skills.py export OUT  # FP8 with power-of-two scales
     python recipes/pilot_skills.py mtp OUT     # 5 minutes: the drafting layer, from the shipped one on
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +29,8 @@ from deepground.model import Tokenizer, load_model
 from deepground.model.prompt import Text
 from deepground.tasks import TASK_WEIGHTS, training_conversation
 from deepground.tasks.agent_steps import FINISH, SYSTEM
+from deepground.tasks.entities import CITIES, COMPANY_ENDINGS, FIRST_NAMES, ITEMS, LAST_NAMES
+from deepground.tasks.trips import CITIES as TRIP_CITIES
 from deepground.tasks.words import common_words
 from deepground.train import (
     OptimizerConfig,
@@ -37,22 +39,35 @@ from deepground.train import (
     Schedule,
     Trainer,
     add_mtp_layer,
+    count_pieces,
     export_checkpoint,
     extend_tokenizer,
     load_main_model,
     mixture_samples,
     pretrain,
+    retire_words,
     sample_seed,
 )
 
 RUN = REPOSITORY / "runs" / "pilot_skills"
-SEED = 17
+SEED = 19
 TOKENIZER_SAMPLES = 12_000
 MIN_COUNT = 12
 """Times that a word must occur to become a token."""
 SPELLED_MIN_COUNT = 60
 """For words that the tasks about letters may ask for: a word that is one token cannot be spelled by copying."""
-CHARACTER_MIN_COUNT = 3
+CHARACTER_MIN_COUNT = 40
+"""For Chinese characters: those of wordings, not those that only names have, which are then copied byte by byte."""
+SELDOM = 3
+"""A word that occurs less often has no use as a token, and no training."""
+NAMES = frozenset(
+    word
+    for names in (FIRST_NAMES, LAST_NAMES, CITIES, ITEMS, COMPANY_ENDINGS, TRIP_CITIES)
+    for name in names
+    for word in name.split()
+)
+"""Words that are spelled even if they are frequent: as one token after a space and letters in JSON, a name could be
+known, but not copied."""
 PHRASES = (
     "\n\n## Tools\nYou have access to the following tools:\n\n",
     "IMPORTANT: ALWAYS adhere to this exact format for tool use:\n",
@@ -68,7 +83,6 @@ PHRASES = (
     *("\n    ", "\n        ", "\n            ", " == ", " += ", " -= ", " *= ", "):\n"),
 )
 """Texts of tool lists, JSON and code that become one token each: a list of tools is then a third as long."""
-AGENT_TASKS = ("trip_agent", "code_agent")
 AGENT_PHRASES = (
     *(f"{sentence}." for sentence in SYSTEM.removesuffix(".").split(". ")),
     f"finish\nDescription: {FINISH.description}",
@@ -88,7 +102,7 @@ AGENT_PHRASES = (
     ),
     *('\\"\\"\\"', ".py", '": {}}', "==", "].", "]"),
 )
-"""The same for the steps of an agent, which came later and so are added to what the other tasks gave."""
+"""The same for the steps of an agent."""
 
 TRAINING = PretrainConfig(
     schedule=Schedule(total_steps=2000, warmup_steps=25, decay_share=0.6),
@@ -110,10 +124,20 @@ MTP_TRAINING = replace(
     mtp_drafts=2,
 )
 """The second phase: the exported model is frozen, and the shipped drafting layer follows it."""
-MTP_SEED = 18
+MTP_SEED = 20
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 RunFolder = Annotated[Path, typer.Option(help="Folder of the run.")]
+
+
+def words_without_token(counts: Mapping[str, int]) -> Callable[[str], bool]:
+    """Which words of a vocabulary are to be spelled, from how often each occurs."""
+
+    def retired(entry: str) -> bool:
+        word = entry.removeprefix("\u0120")
+        return word.isascii() and word.isalpha() and (word in NAMES or counts.get(entry, 0) < SELDOM)
+
+    return retired
 
 
 def texts(weights: Mapping[str, float], samples: int) -> Iterator[str]:
@@ -128,6 +152,8 @@ def texts(weights: Mapping[str, float], samples: int) -> Iterator[str]:
 
 def min_count(piece: str) -> int:
     """How often a piece must occur to become a token."""
+    if piece.removeprefix("\u0120") in NAMES:
+        return TOKENIZER_SAMPLES * 100
     word = piece.removeprefix("\u0120").lower()
     if not word.isascii():
         return CHARACTER_MIN_COUNT
@@ -136,7 +162,7 @@ def min_count(piece: str) -> int:
 
 @app.command()
 def tokenizer(run: RunFolder = RUN) -> None:
-    """Copy the shipped model as the run's beginning, and give its tokenizer more tokens."""
+    """Copy the shipped model as the run's beginning, and fit its tokenizer to the tasks."""
     base, folder = run / "base", run / "tokenizer"
     if not base.exists():
         shutil.copytree(PILOT_FOLDER, base)
@@ -144,14 +170,11 @@ def tokenizer(run: RunFolder = RUN) -> None:
     for name in ("tokenizer_config.json", "generation_config.json"):
         shutil.copyfile(base / name, folder / name)
     definition = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
-    early = {task: weight for task, weight in TASK_WEIGHTS.items() if task not in AGENT_TASKS}
+    mixture = list(texts(TASK_WEIGHTS, TOKENIZER_SAMPLES))
     extended = extend_tokenizer(
-        definition, texts(early, TOKENIZER_SAMPLES), VOCAB_SIZE, phrases=PHRASES, min_count=min_count
+        definition, mixture, VOCAB_SIZE, phrases=(*AGENT_PHRASES, *PHRASES), min_count=min_count
     )
-    late = {task: TASK_WEIGHTS[task] for task in AGENT_TASKS}
-    extended = extend_tokenizer(
-        extended, texts(late, TOKENIZER_SAMPLES // 4), VOCAB_SIZE, phrases=AGENT_PHRASES, min_count=min_count
-    )
+    extended = retire_words(extended, words_without_token(count_pieces(extended, mixture)))
     (folder / "tokenizer.json").write_text(json.dumps(extended, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     print(f"{Tokenizer.from_folder(folder).vocab_size} tokens in {folder}; context {CONTEXT}")
 

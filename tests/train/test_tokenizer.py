@@ -8,7 +8,7 @@ from tokenizers import Tokenizer as RawTokenizer
 
 from deepground.errors import TrainingError
 from deepground.model import Tokenizer
-from deepground.train import save_tokenizer, train_tokenizer
+from deepground.train import count_pieces, extend_tokenizer, retire_words, save_tokenizer, train_tokenizer
 from deepground.train.tokenizer import LEADING_SPECIALS, TRAILING_SPECIALS
 
 TEXTS = [
@@ -115,3 +115,29 @@ def test_the_size_is_a_limit() -> None:
 def test_a_size_without_room_for_words_is_refused() -> None:
     with pytest.raises(TrainingError, match="vocab_size is 200"):
         train_tokenizer(TEXTS, 200)
+
+
+def test_added_words_and_phrases_leave_the_old_ids_alone(tokenizer: Tokenizer, folder: Path) -> None:
+    old = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    new = extend_tokenizer(old, ["a lantern"] * 3, VOCAB + 20, phrases=["two words"], min_count=lambda _: 3)
+    raw = RawTokenizer.from_str(json.dumps(new))
+    for text in ("Reverse the word house.", "17 + 25", "這是什麼？"):
+        assert raw.encode(text).ids == list(tokenizer.encode(text))
+    assert raw.encode("a lantern,two words").tokens == ["a", "Ġlantern", ",", "twoĠwords"]
+    again = extend_tokenizer(new, [], VOCAB + 20, phrases=["two words"], min_count=lambda _: 3)
+    assert again == new
+
+
+def test_retired_words_are_spelled_and_the_others_keep_their_ids(tokenizer: Tokenizer, folder: Path) -> None:
+    old = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    new = retire_words(old, lambda entry: entry == "Ġword" or entry.startswith("<｜"))
+    raw = RawTokenizer.from_str(json.dumps(new))
+    assert raw.encode("Reverse the word").tokens == ["Reverse", "Ġthe", "Ġ", "w", "o", "r", "d"]
+    assert raw.encode("Reverse the").ids == list(tokenizer.encode("Reverse the"))
+    assert raw.get_vocab_size() == tokenizer.vocab_size
+    assert raw.token_to_id("<｜User｜>") == tokenizer.special_id("<｜User｜>")
+
+
+def test_pieces_are_counted_as_a_vocabulary_writes_them(folder: Path) -> None:
+    definition = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    assert count_pieces(definition, ["the word, the 7"]) == {"the": 1, "Ġword": 1, ",": 1, "Ġthe": 1, "Ġ": 1, "7": 1}

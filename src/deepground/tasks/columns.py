@@ -89,12 +89,11 @@ def chain(terms: Sequence[tuple[Operator, int]], lines: list[str], places: str =
     return total, width
 
 
-def difference(first: int, second: int, lines: list[str], places: str = PLACES) -> int:
-    """`152-67=85`, in columns before it where the first number has three digits or more; the first is the larger."""
-    if first >= 100:
+def difference(first: int, second: int, lines: list[str], places: str, *, columns_from: int) -> None:
+    """`52-17=35`, in columns before it where the first number, which is the larger, is at least `columns_from`."""
+    if first >= columns_from:
         chain([("+", first), ("-", second)], lines, places)
     lines.append(f"{first}-{second}={first - second}")
-    return first - second
 
 
 def product(first: int, second: int, lines: list[str], places: str = PLACES) -> tuple[int, int]:

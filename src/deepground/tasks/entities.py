@@ -16,7 +16,7 @@ Language = Literal["en", "zh"]
 CHINESE_SHARE = 0.4
 _HELD_OUT_SHARE = 6
 """One name in this many belongs to the test split."""
-_TRAIN_LISTED_SHARE = 0.55
+_TRAIN_LISTED_SHARE = 0.4
 
 FIRST_NAMES = (
     *("Anna", "Ben", "Carla", "David", "Elena", "Frank", "Grace", "Hugo", "Irene", "Jonas", "Karen", "Leo", "Maria"),
@@ -65,6 +65,16 @@ _OTHER_CHARACTERS_ZH = (
     "上下大小東西南北中山川水木金土石花草春夏秋冬日月星雲風雨白青紅天地海河湖田村新平安和美光明華龍鳳"
     "臺淡九份溪烏來鹿港潭埔里清境斗六墾丁琉球池綠島太魯閣礁羅馬公門橫濱鎌倉箱根澤名古屋奈良神戶姬路廣福岡"
 )
+_RARE_CHARACTERS_ZH = (
+    "的是不了人我在有他這個們來到時說就要出會可也你對生能而子那得於著下自年發後作里用道行所然家種事成方多經麼去法學如都同現當"
+    "沒動面起看定分還進好小部其些主樣理心本前開但因只從想實意長使點最高情手電走機工力關相題此信體期使重問間與內正外將兩明理"
+    "性全無間氣物合放見第及比常提先回位很量表男女老少父母兄弟姊妹貓狗魚鳥馬牛羊雞豬車船飛票錢買賣店街路門窗房屋床桌椅燈書筆"
+    "紙字畫歌舞球飯菜湯麵米肉果糖鹽油茶酒刀叉碗盤衣褲鞋帽紅綠黑灰黃藍紫甜酸苦辣早晚週末分秒左右內外遠近快慢輕重厚薄乾濕"
+)
+"""Everyday characters that few wordings have: a tokenizer of a few thousand tokens spells them in bytes, and names that
+hold them are what teaches a model to copy such bytes."""
+_RARE_SHARE = 0.2
+"""Of the characters of names that mean nothing, in training."""
 COUNT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 COUNT_WORDS_ZH = "零一二三四五六七八九十"
 
@@ -98,7 +108,12 @@ def invented(rng: Random, split: Split, low: int = 4, high: int = 8) -> str:
 def invented_zh(rng: Random, split: Split, low: int = 2, high: int = 4) -> str:
     """Characters in an order that means nothing: a name that can only be copied, never known."""
     pool = _characters_zh()
-    return _make(rng, split, lambda r: "".join(r.choice(pool) for _ in range(r.randint(low, high))))
+    rare = _RARE_SHARE if split == "train" else 0.0
+
+    def character(r: Random) -> str:
+        return r.choice(_RARE_CHARACTERS_ZH if r.random() < rare else pool)
+
+    return _make(rng, split, lambda r: "".join(character(r) for _ in range(r.randint(low, high))))
 
 
 @functools.cache

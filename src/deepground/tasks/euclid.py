@@ -66,7 +66,7 @@ class GreatestCommonDivisor(ProceduralTask):
                 _, rest = quotient(larger, len(str(larger)), smaller, lines, places)
                 larger, smaller = smaller, rest
             else:
-                difference(larger, smaller, lines, places)
+                difference(larger, smaller, lines, places, columns_from=100)
                 larger -= smaller
                 larger, smaller = max(larger, smaller), min(larger, smaller)
         question = ask(rng, _WORDINGS, a=first, b=second)

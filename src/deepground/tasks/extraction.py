@@ -28,12 +28,26 @@ _INSTRUCTIONS = {
         "{text}\nGive me {keys} as JSON.",
         "Read the text and answer in JSON with the keys {keys}: {text}",
         "{text}\nJSON with {keys}",
+        "{keys} as JSON, please: {text}",
+        "What does this say? Reply with a JSON object that has {keys}: {text}",
+        "I need {keys} from the following as JSON:\n{text}",
+        "{text} Write {keys} as one JSON object.",
+        "Find {keys} here and give JSON only. {text}",
+        "From this message, take {keys} (JSON): {text}",
     ),
     "zh": (
         "請擷取 {keys}，以 JSON 回答：{text}",
         "從下文取出 {keys}，用 JSON 表示。\n{text}",
         "{text}\n請以 JSON 給我 {keys}。",
         "請讀下文，輸出含 {keys} 的 JSON：{text}",
+        "我要 {keys}，請用 JSON 整理：{text}",
+        "{text}\n整理成 JSON：{keys}",
+        "找出{keys}，只要 JSON：{text}",
+        "{keys}（JSON）：{text}",
+        "這段話的 {keys} 是什麼？用 JSON 回答。\n{text}",
+        "{text}請寫出有{keys}的 JSON。",
+        "以 JSON 列出 {keys}。內容：{text}",
+        "看完這段文字，給我 JSON，鍵是 {keys}：{text}",
     ),
 }
 _UNSEEN_INSTRUCTIONS = {
@@ -172,12 +186,16 @@ class OrderExtraction(ExtractionTask):
             "Hi, this is {customer}. I would like to order {line}.",
             "Please send {line} to {customer}.",
             "{customer} needs {line}.",
+            "{customer} would like {line}.",
+            "New order: {line}, for {customer}.",
         ),
         "zh": (
             "{customer}訂購{line}。",
             "訂單：{customer}，{line}。",
             "我是{customer}，想訂{line}。",
             "請送{line}給{customer}。",
+            "{customer}要{line}。",
+            "這是{customer}的訂單：{line}。",
         ),
     }
     _LINES: ClassVar = {
@@ -275,12 +293,16 @@ class AppointmentExtraction(ExtractionTask):
             "Please book {name} for {date} at {time}{place}.",
             "On {date} at {time}, meet {name}{place}.",
             "Reminder: {name} comes at {time} on {date}{place}.",
+            "{name} is expected on {date}, {time}{place}.",
+            "Your next visit, {name}, is on {date} at {time}{place}.",
         ),
         "zh": (
             "{name}預約{date} {time}{place}。",
             "{date} {time}與{name}開會{place}。",
             "請幫{name}安排{date} {time}{place}。",
             "提醒：{date} {time}，{name}來訪{place}。",
+            "{name}的約會是{date} {time}{place}。",
+            "{date} {time}見{name}{place}。",
         ),
     }
 
@@ -313,11 +335,15 @@ class TripRequest(ExtractionTask):
             "I want to travel from {origin} to {destination} for {days} days",
             "Please plan {days} days in {destination}, starting from {origin}",
             "We would like to go to {destination} from {origin} for {days} days",
+            "We leave {origin} for {destination} and stay {days} days",
+            "{days} days in {destination} from {origin}",
         ),
         "zh": (
             "請安排從{origin}到{destination}的{days}天行程",
             "我想從{origin}去{destination}玩{days}天",
             "幫我規劃{destination}{days}日遊，從{origin}出發",
+            "{origin}到{destination}，{days}天",
+            "我們{days}天要去{destination}，由{origin}出發",
         ),
     }
     _PEOPLE: ClassVar = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -132,9 +132,9 @@ def argument_value(rng: Random, kind: str, split: Split, language: Language) -> 
         case "word":
             text = entities.invented(rng, split).lower()
         case "title":
-            text = rng.choice(_TITLES_ZH if language == "zh" else _TITLES)
+            text = _said(rng, _TITLES_ZH if language == "zh" else _TITLES, split, language, (1, 3))
         case "phrase":
-            text = rng.choice(_PHRASES_ZH if language == "zh" else _PHRASES)
+            text = _said(rng, _PHRASES_ZH if language == "zh" else _PHRASES, split, language, (2, 5))
         case "expression":
             text = f"{rng.randrange(2, 1000)} {rng.choice('+-*/')} {rng.randrange(2, 100)}"
         case "path":
@@ -144,6 +144,16 @@ def argument_value(rng: Random, kind: str, split: Split, language: Language) -> 
         case _:
             raise KeyError(kind)
     return Written(text, text)
+
+
+def _said(rng: Random, listed: Sequence[str], split: Split, language: Language, words: tuple[int, int]) -> str:
+    """One of a list, or as often words that mean nothing together, which only copying gets right."""
+    if rng.random() < 0.5:
+        return rng.choice(listed)
+    count = rng.randint(*words)
+    if language == "zh":
+        return entities.invented_zh(rng, split, 2, 2 + count)
+    return " ".join(random_word(rng, rng.randint(3, 7)) for _ in range(count))
 
 
 def result_value(rng: Random, kind: str, split: Split, language: Language) -> str | int:

@@ -52,19 +52,19 @@ class NumberSequence(ProceduralTask):
     def build(self, operands: tuple[int, ...], rng: Random) -> Draft:
         """The differences, theirs if they are not equal, then the sum that gives the next number.
 
-        Numbers of three digits are worked in columns.
+        Numbers of two digits or more are worked in columns.
         """
         *shown, answer = operands
         steps = [b - a for a, b in pairwise(shown)]
         lines: list[str] = []
         places = draw_places(rng)
         for a, b in pairwise(shown):
-            difference(b, a, lines, places)
+            difference(b, a, lines, places, columns_from=10)
         growth = steps[1] - steps[0]
         if growth:
             lines.append(f"{steps[1]}-{steps[0]}={growth}")
             lines.append(f"{steps[-1]}+{growth}={steps[-1] + growth}")
-        if shown[-1] >= 100:
+        if shown[-1] >= 10:
             chain([("+", shown[-1]), ("+", steps[-1] + growth)], lines, places)
         lines.append(f"{shown[-1]}+{steps[-1] + growth}={answer}")
         return Draft(ask(rng, _NEXT, n=", ".join(map(str, shown))), str(answer), lines, {"numbers": tuple(shown)})

@@ -20,7 +20,13 @@ from deepground.train.mtp import add_mtp_layer, load_main_model
 from deepground.train.optim import OptimizerConfig, Schedule
 from deepground.train.pretrain import PretrainConfig, PretrainResult, Trainer, pretrain
 from deepground.train.reporting import Reporter, RunReporter
-from deepground.train.tokenizer import extend_tokenizer, save_tokenizer, train_tokenizer
+from deepground.train.tokenizer import (
+    count_pieces,
+    extend_tokenizer,
+    retire_words,
+    save_tokenizer,
+    train_tokenizer,
+)
 
 __all__ = [
     "DraftAcceptance",
@@ -36,6 +42,7 @@ __all__ = [
     "TaskResult",
     "Trainer",
     "add_mtp_layer",
+    "count_pieces",
     "draft_acceptance",
     "encode_conversation",
     "evaluate",
@@ -53,6 +60,7 @@ __all__ = [
     "pack_rows",
     "pretrain",
     "read_state",
+    "retire_words",
     "sample_seed",
     "save_results",
     "save_tokenizer",

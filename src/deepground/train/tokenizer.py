@@ -103,7 +103,7 @@ def extend_tokenizer(
         definition: the content of a tokenizer.json that `train_tokenizer` made.
         texts: what words are counted in.
         vocab_size: most ids, all kinds together.
-        phrases: texts that become one token each, wherever they stand.
+        phrases: texts that become one token each, wherever they stand: all of them, those that the old one has too.
         min_count: times that a word (or a Chinese character) must occur to become a token.
 
     Returns:
@@ -120,15 +120,45 @@ def extend_tokenizer(
         raise TrainingError(f"vocab_size is {vocab_size}; {len(vocab)} tokens and {len(phrases)} phrases do not fit")
     longest_first = sorted(dict.fromkeys(phrases), key=lambda phrase: (-len(phrase), phrase))
     pattern = content["pre_tokenizer"]["pretokenizers"][0]["pattern"]
-    pattern["Regex"] = "|".join([*map(_literal, longest_first), pattern["Regex"]])
+    pattern["Regex"] = "|".join([*map(_literal, longest_first), SPLIT])
     splitter = Tokenizer.from_str(json.dumps(content)).pre_tokenizer
-    counts = Counter(piece for text in texts for piece, _ in splitter.pre_tokenize_str(text))
+    counts = count_pieces(content, texts)
     pieces = ["".join(piece for piece, _ in splitter.pre_tokenize_str(phrase)) for phrase in longest_first]
     frequent = [piece for piece, count in counts.items() if len(piece) > 1 and count >= min_count(piece)]
     frequent.sort(key=lambda piece: (-counts[piece], piece))
     for piece in (*pieces, *frequent):
         if piece not in vocab and len(vocab) < vocab_size:
             vocab[piece] = len(vocab)
+    return content
+
+
+def count_pieces(definition: Mapping[str, Any], texts: Iterable[str]) -> Counter[str]:
+    """How often each piece occurs in `texts`: a word, a sign, a digit, a phrase, written as a vocabulary has it."""
+    splitter = Tokenizer.from_str(json.dumps(definition)).pre_tokenizer
+    return Counter(piece for text in texts for piece, _ in splitter.pre_tokenize_str(text))
+
+
+def retire_words(definition: Mapping[str, Any], retired: Callable[[str], bool]) -> dict[str, Any]:
+    """A tokenizer that spells some words which it had as tokens; every other token keeps its id.
+
+    A word that is one token after a space and letters at the beginning of a JSON string cannot be copied from a
+    question into a reply, only known by heart; and a token that no training text has is a hole in the model. The ids
+    stay taken, under names that no text has.
+
+    Args:
+        definition: the content of a tokenizer.json that `train_tokenizer` made.
+        retired: whether to retire a word, which is given as the vocabulary has it: a space before it is `\u0120`.
+
+    Returns:
+        The content of the new tokenizer.json.
+    """
+    content: dict[str, Any] = json.loads(json.dumps(definition))
+    kept = {token["content"] for token in content["added_tokens"]}
+    vocab: dict[str, int] = content["model"]["vocab"]
+    content["model"]["vocab"] = {
+        f"<|unused_{id_}|>" if len(entry) > 1 and entry not in kept and retired(entry) else entry: id_
+        for entry, id_ in vocab.items()
+    }
     return content
 
 

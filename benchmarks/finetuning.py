@@ -48,6 +48,8 @@ def main() -> None:
     for name, values in rates.items():
         median = statistics.median(values)
         print(f"{name:14} median {median:8.0f}   {median / best:5.2f} x the better peer   {[round(v) for v in values]}")
+    if arguments.precision == "bfloat16":
+        report_share(statistics.median(rates["deepground"]), arguments.threads)
 
 
 def prepare(folder: Path) -> None:
@@ -73,6 +75,28 @@ def prepare(folder: Path) -> None:
     samples = [s for s in (make(i) for i in range(4000)) if len(s.token_ids) <= ROW]
     rows = [{"ids": s.token_ids, "prompt": s.prompt_length} for s in samples]
     (folder / "samples.json").write_text(json.dumps(rows))
+
+
+def report_share(rate: float, threads: int) -> None:
+    """Print how much of this machine's arithmetic the weights' products of our training use.
+
+    A value takes six operations per token, two forward and four backward (arXiv 2001.08361, section 2.1); attention
+    scores and the optimizer's own products are left out.
+    """
+    from deepground.bench import parameter_counts
+    from deepground.engine import PILOT_FOLDER
+    from deepground.kernels import measure_limits
+    from deepground.model import load_config
+
+    config = load_config(PILOT_FOLDER)
+    assert config.moe is not None
+    always, head, experts = parameter_counts(config)
+    values = always + head + experts * config.moe.experts_per_token / config.moe.num_experts
+    limits = measure_limits(threads)
+    print(
+        f"products of weights: {6 * values * rate / 1e9:.0f} GFLOP/s, {6 * values * rate / limits.flops_per_s:.0%} of "
+        f"{limits.flops_per_s / 1e9:.0f} ({limits.instruction_set}, {limits.threads} threads)"
+    )
 
 
 def run_worker(interpreter: str, name: str, folder: str, threads: int, precision: str) -> float:

@@ -39,7 +39,10 @@ _Prefer = Annotated[
 def distill(
     run: Annotated[Path, typer.Argument(help="Folder of the run; the set goes to dataset.jsonl in it.")],
     problems: _Problems = None,
-    task: Annotated[list[str] | None, typer.Option(help="Problems of this task; several are possible.")] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="Problems of this task, or of one level as in addition@5; several are possible."),
+    ] = None,
     per_task: ProblemsOption = 1000,
     teacher: Annotated[str, typer.Option(help="Address of an endpoint up to /v1, a model folder, or pilot.")] = "pilot",
     model_name: Annotated[str | None, typer.Option("--model", help="The teacher's name at the endpoint.")] = None,

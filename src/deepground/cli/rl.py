@@ -43,7 +43,10 @@ _Side = Annotated[list[str] | None, typer.Option(help="Suite that shows side eff
 def rl(
     model: ModelOption,
     run: RunOption,
-    task: Annotated[list[str] | None, typer.Option(help="Practise this task; may be given several times.")] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="Practise this task, or one level of it as in addition@5; may be given several times."),
+    ] = None,
     data: Annotated[list[Path] | None, typer.Option(help="File of problems; may be given several times.")] = None,
     problems: ProblemsOption = 2000,
     question_field: FieldOption = None,

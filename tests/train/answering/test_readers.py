@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deepground.errors import TrainingError
+from deepground.errors import TaskError, TrainingError
 from deepground.train.answering import FieldNames, message_from_json, message_to_json, read_questions, task_questions
 
 
@@ -105,3 +105,15 @@ def test_our_tasks_as_questions() -> None:
     assert task_questions("addition", 20, split="test") == test
     with pytest.raises(TrainingError, match="at least 1"):
         task_questions("addition", 0)
+
+
+def test_one_level_of_a_task() -> None:
+    questions = task_questions("addition@5", 20, split="train")
+    assert {q.meta["level"] for q in questions} == {5}
+    assert {q.suite for q in questions} == {"addition@5"}
+    assert all(q.grader is not None and q.grader["level"] == 5 for q in questions)
+    assert not {q.id for q in questions} & {q.id for q in task_questions("addition", 20, split="train")}
+    with pytest.raises(TrainingError, match="level in 'addition@hard' must be a number"):
+        task_questions("addition@hard", 5)
+    with pytest.raises(TaskError, match="level"):
+        task_questions("addition@99", 5)

@@ -52,17 +52,28 @@ class Question:
 
 
 def task_questions(
-    task: str, count: int, *, split: Split = "test", seed: int = 0, level: int | None = None, suite: str | None = None
+    name: str, count: int, *, split: Split = "test", seed: int = 0, suite: str | None = None
 ) -> list[Question]:
     """Distinct problems of one of our tasks; fewer than `count` where a level has no more.
 
+    Args:
+        name: `addition` for a task's usual levels, `addition@5` for one of them or one above.
+        count: how many.
+        split: train or test.
+        seed: of the problems.
+        suite: what reports call them; else `name`.
+
     Raises:
         TaskError: unknown task or level.
-        TrainingError: count is below 1.
+        TrainingError: count is below 1, or the level is no number.
     """
     if count < 1:
-        raise TrainingError(f"{count} problems of {task} were asked for; it must be at least 1")
+        raise TrainingError(f"{count} problems of {name} were asked for; it must be at least 1")
+    task, _, said = name.partition("@")
     source = find_task(task)
+    if said and not said.isdigit():
+        raise TrainingError(f"the level in {name!r} must be a number, as in {task}@2")
+    level = int(said) if said else None
     questions: dict[str, Question] = {}
     for number in range(count * 4):
         if len(questions) == count:
@@ -75,7 +86,7 @@ def task_questions(
             answer=problem.answer,
             tools=problem.tools,
             grader={"type": "task", "task": task, "seed": problem_seed, "split": split, "level": level},
-            suite=suite or task,
+            suite=suite or name,
             meta={"level": problem.level},
         )
         questions.setdefault(problem.trace + problem.answer, question)

@@ -53,20 +53,17 @@ def suite_questions(
         return format_questions(count, seed)
     if name.startswith("gym:"):
         return _gym_questions(name.removeprefix("gym:"), count, seed)
-    task, _, level = name.partition("@")
-    if task not in ALL_TASKS:
+    if name.partition("@")[0] not in ALL_TASKS:
         raise TrainingError(
             f"there is no suite {name!r}; name one of {', '.join(ALL_TASKS)}, tasks, stretch, format, gym:NAME, "
             "or a .jsonl, .json, .csv or .parquet file"
         )
-    if level and not level.isdigit():
-        raise TrainingError(f"the level in {name!r} must be a number, as in {task}@2")
-    return task_questions(task, count, seed=seed, level=int(level) if level else None, suite=name)
+    return task_questions(name, count, seed=seed)
 
 
 def _stretch_questions(task: str, count: int, seed: int) -> list[Question]:
     level = find_task(task).stretch_level
-    return task_questions(task, count, seed=seed, level=level, suite=f"{task} (stretch)")
+    return task_questions(f"{task}@{level}", count, seed=seed, suite=f"{task} (stretch)")
 
 
 def _gym_questions(dataset: str, count: int, seed: int) -> list[Question]:

@@ -46,7 +46,7 @@ class RlPlan:
 
     model: Path
     tasks: tuple[str, ...] = ()
-    """Our tasks; problems of their training split."""
+    """Our tasks, `addition@5` for one level; problems of their training split."""
     problems_per_task: int = 2000
     data: tuple[Path, ...] = ()
     """Files of problems."""

@@ -6,10 +6,12 @@ from deepground.train.answering.endpoint import Endpoint, EndpointSettings, only
 from deepground.train.answering.journal import Journal, RunFolder
 from deepground.train.answering.local import LocalModel
 from deepground.train.answering.question import Question, majority_share, task_questions
-from deepground.train.answering.readers import FieldNames, read_questions, read_rows
+from deepground.train.answering.readers import FieldNames, read_questions
 from deepground.train.answering.respondent import Reply, Respondent
+from deepground.train.answering.rows import FILE_KINDS, read_rows
 
 __all__ = [
+    "FILE_KINDS",
     "Answer",
     "CollectSettings",
     "Collection",

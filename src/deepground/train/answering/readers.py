@@ -1,11 +1,9 @@
-"""Questions from files: JSONL, JSON, CSV and Parquet, in our own form and in those that other tools write."""
+"""Questions from files, in our own form and in those that other tools and people write."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,9 @@ from deepground.messages import Message
 from deepground.tasks.graders import check_spec, default_spec
 from deepground.train.answering.chat_json import message_from_json, tool_from_json
 from deepground.train.answering.question import Question, content_id
+from deepground.train.answering.rows import ANSWER_FIELDS, QUESTION_FIELDS, json_object, read_rows
 
-_QUESTION_FIELDS = ("messages", "prompt", "question", "problem", "instruction", "query", "input")
-_ANSWER_FIELDS = ("answer", "ground_truth", "expected", "expected_answer", "final_answer", "solution", "target")
+_LISTED_REPEATS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +37,7 @@ def read_questions(
     `reward_model.ground_truth`) and reasoning-gym's (`question`, `answer`, `metadata`) are understood.
 
     Args:
-        path: .jsonl, .json (a list), .csv or .parquet.
+        path: .jsonl, .json (a list), .csv, .tsv, .xlsx or .parquet.
         fields: names of the columns, where they are unusual.
         grader: of rows that have none; None: by the answer, see `default_spec`.
         system_prompt: put before conversations that have no system message.
@@ -50,82 +48,23 @@ def read_questions(
     fields = fields or FieldNames()
     questions: list[Question] = []
     seen: dict[str, int] = {}
-    for number, row in enumerate(read_rows(path), start=1):
-        where = f"{path} row {number}"
-        question = _question(row, fields, grader, system_prompt, path.stem, where)
+    repeats: list[str] = []
+    for number, row in read_rows(path):
+        question = _question(row, fields, grader, system_prompt, path.stem, f"{path} row {number}")
         if question.id in seen:
             same = content_id(question.messages, question.answer) == question.id
             what = "repeats" if same else f"has the id {question.id!r} of"
-            raise TrainingError(f"{where} {what} row {seen[question.id]}; remove one, or give each its own id")
+            repeats.append(f"row {number} {what} row {seen[question.id]}")
+            continue
         seen[question.id] = number
         questions.append(question)
+    if repeats:
+        more = f" and {len(repeats) - _LISTED_REPEATS} more" if len(repeats) > _LISTED_REPEATS else ""
+        listed = ", ".join(repeats[:_LISTED_REPEATS])
+        raise TrainingError(f"{path} {listed}{more}; remove one of each, or give each its own id")
     if not questions:
         raise TrainingError(f"{path} holds no questions")
     return questions
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a .jsonl, .json, .csv or .parquet file.
-
-    Raises:
-        TrainingError: it cannot be read, is of another kind, or a row is damaged; names the row.
-    """
-    suffix = path.suffix.lower()
-    if not path.is_file():
-        raise TrainingError(f"{path} does not exist; name a .jsonl, .json, .csv or .parquet file")
-    try:
-        if suffix == ".parquet":
-            yield from _parquet_rows(path)
-            return
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TrainingError(f"{path} is not UTF-8 text: {error}") from error
-    except OSError as error:
-        raise TrainingError(f"{path} cannot be read: {error}") from error
-    if suffix == ".csv":
-        yield from csv.DictReader(io.StringIO(text))
-    elif suffix == ".json":
-        yield from _json_rows(path, text)
-    elif suffix in (".jsonl", ".ndjson"):
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield _object(line, f"{path} line {number}")
-    else:
-        raise TrainingError(f"{path} must be a .jsonl, .json, .csv or .parquet file")
-
-
-def _json_rows(path: Path, text: str) -> Iterator[dict[str, Any]]:
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise TrainingError(f"{path} is not JSON: {error}") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise TrainingError(f"{path} must hold a list of objects")
-    yield from rows
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise TrainingError(f"{where} is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise TrainingError(f"{where} must hold an object")
-    return row
-
-
-def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        from pyarrow.lib import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise TrainingError("Parquet files need pyarrow; run: pip install 'deepground[train]'") from error
-    try:
-        with ParquetFile(path) as file:  # type: ignore[no-untyped-call]
-            for batch in file.iter_batches(batch_size=1000):
-                yield from batch.to_pylist()
-    except ArrowException as error:
-        raise TrainingError(f"{path} is no Parquet file that can be read: {error}") from error
 
 
 def _question(
@@ -137,7 +76,7 @@ def _question(
     answer = _answer(row, fields, where)
     spec = row.get("grader") or grader or default_spec(answer)
     if isinstance(spec, str) and spec.startswith("{"):  # CSV files and Parquet columns hold it as text.
-        spec = _object(spec, f"{where}: grader")
+        spec = json_object(spec, f"{where}: grader")
     if isinstance(spec, Mapping) and "type" in spec:
         spec = {name: value for name, value in spec.items() if value is not None or name == "level"}
     try:
@@ -159,11 +98,12 @@ def _question(
 
 
 def _messages(row: Mapping[str, Any], fields: FieldNames, where: str) -> tuple[Message, ...]:
-    name = fields.question or next((n for n in _QUESTION_FIELDS if row.get(n)), None)
+    name = fields.question or next((n for n in QUESTION_FIELDS if row.get(n)), None)
     value = row.get(name) if name else None
     if name is None or value in (None, "", []):
-        looked = fields.question or ", ".join(_QUESTION_FIELDS)
-        raise TrainingError(f"{where} has no question: looked for {looked}; name its column")
+        looked = fields.question or ", ".join(QUESTION_FIELDS)
+        there = ", ".join(map(str, row))
+        raise TrainingError(f"{where} has no question: looked for {looked}, and the row has {there}; name its column")
     if isinstance(value, str):
         if name == "instruction" and isinstance(row.get("input"), str) and row["input"]:
             value = f"{value}\n\n{row['input']}"
@@ -184,7 +124,7 @@ def _answer(row: Mapping[str, Any], fields: FieldNames, where: str) -> str:
         return str(reward["ground_truth"])
     if fields.answer is not None and fields.answer not in row:
         raise TrainingError(f"{where} has no column {fields.answer!r}")
-    name = fields.answer or next((n for n in _ANSWER_FIELDS if row.get(n) not in (None, "")), None)
+    name = fields.answer or next((n for n in ANSWER_FIELDS if row.get(n) not in (None, "")), None)
     value = row.get(name) if name else None
     if value is None:
         return ""

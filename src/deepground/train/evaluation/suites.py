@@ -5,7 +5,7 @@ addition@5          one of its levels
 tasks, stretch      all of our tasks; all of them at the level above the hardest that training sees
 gym:countdown       a data set of reasoning-gym
 format              instructions about the form of an answer
-path/to/file.jsonl  questions of your own (JSONL, JSON, CSV, Parquet)
+path/to/file.jsonl  questions of your own (JSONL, JSON, CSV, TSV, Excel, Parquet)
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from deepground.errors import TrainingError
 from deepground.messages import Message
 from deepground.tasks import ALL_TASKS, TASKS, find_task
 from deepground.tasks.graders import gym_dataset
-from deepground.train.answering import FieldNames, Question, read_questions, task_questions
+from deepground.train.answering import FILE_KINDS, FieldNames, Question, read_questions, task_questions
 from deepground.train.evaluation.format_suite import format_questions
 
-FILE_KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 DEFAULT_COUNT = 200
 
 
@@ -56,7 +55,7 @@ def suite_questions(
     if name.partition("@")[0] not in ALL_TASKS:
         raise TrainingError(
             f"there is no suite {name!r}; name one of {', '.join(ALL_TASKS)}, tasks, stretch, format, gym:NAME, "
-            "or a .jsonl, .json, .csv or .parquet file"
+            f"or a file ({', '.join(FILE_KINDS)})"
         )
     return task_questions(name, count, seed=seed)
 

@@ -80,7 +80,7 @@ def read_conversations(path: Path) -> list[Conversation]:
     Raises:
         TrainingError: names the file, the row and the field, and what is wrong.
     """
-    conversations = [_conversation(row, f"{path} row {number}") for number, row in enumerate(read_rows(path), start=1)]
+    conversations = [_conversation(row, f"{path} row {number}") for number, row in read_rows(path)]
     if not conversations:
         raise TrainingError(f"{path} holds no conversations")
     return conversations

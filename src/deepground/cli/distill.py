@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 _Problems = Annotated[
-    list[Path] | None, typer.Option(help="File of problems (JSONL, JSON, CSV, Parquet); several are possible.")
+    list[Path] | None, typer.Option(help="File of problems (Excel, CSV, JSONL, JSON, Parquet); several are possible.")
 ]
 _ApiKey = Annotated[str | None, typer.Option(envvar="DEEPGROUND_TEACHER_API_KEY", help="Better set as a variable.")]
 _Student = Annotated[

@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     from deepground.train.sft import SftPlan
 
 _General = Annotated[
-    list[Path] | None, typer.Option(help="File of conversations against forgetting; may be given several times.")
+    list[Path] | None,
+    typer.Option(
+        help="Against forgetting: a file of conversations, or tasks for what the bundled model was trained on; may be "
+        "given several times."
+    ),
 ]
 _RowLength = Annotated[
     int | None, typer.Option(min=8, help="Tokens per row, longer samples are left out; else the longest sample's.")

@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
 from deepground.cli import app
-from deepground.engine import LLM
+from deepground.engine import LLM, PILOT_FOLDER
 from deepground.messages import Message, SamplingParams
-from deepground.model import RowBatch, load_model
+from deepground.model import RowBatch, Tokenizer, load_model
+from deepground.train.sft import OWN_TASKS, SftPlan, prepare
 from tiny_models import tiny_model_folder
 
 
@@ -78,3 +79,17 @@ def test_what_cannot_be_trained_with_is_named(tmp_path: Path, model: Path, data:
     other = tmp_path / "other.jsonl"
     other.write_text("".join(json.dumps({"question": q, "answer": "y"}) + "\n" for q in "xyz"))
     assert "begun with other settings" in str(sft(model, tmp_path / "d", other, "--steps", "1").exception)
+
+
+def test_own_tasks_against_forgetting_keep_their_modes(data: Path) -> None:
+    plan = SftPlan(model=PILOT_FOLDER, data=(data,), general=(OWN_TASKS,), general_share=0.4, thinking="on")
+    prepared = prepare(plan)
+    assert prepared.general is not None
+    tokenizer = Tokenizer.from_folder(PILOT_FOLDER)
+    texts = [tokenizer.decode(prepared.general.sample(i).token_ids) for i in range(300)]
+    assert 150 < sum("<think>" in text for text in texts) < 240
+    assert 60 < sum("## Tools" in text for text in texts) < 150
+    assert prepared.general.longest <= 2048
+    again = prepare(plan).general
+    assert again is not None
+    assert [again.sample(i) for i in range(5)] == [prepared.general.sample(i) for i in range(5)]

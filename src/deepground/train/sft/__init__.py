@@ -2,6 +2,7 @@
 
 from deepground.train.sft.export import ExportCheck, export_model, trained_decoder
 from deepground.train.sft.run import (
+    OWN_TASKS,
     PreparedRun,
     SftOutcome,
     SftPlan,
@@ -30,6 +31,7 @@ from deepground.train.sft.trainer import (
 )
 
 __all__ = [
+    "OWN_TASKS",
     "Conversation",
     "EncodedSet",
     "ExportCheck",

@@ -27,9 +27,13 @@ from deepground.train.sft.samples import (
     read_conversations,
     shuffled_mix,
     split_off,
+    task_conversations,
 )
 from deepground.train.sft.trainer import SftConfig, SftResult, SftTrainer, fine_tune
 
+OWN_TASKS = Path("tasks")
+"""In place of a file: the mixture of tasks that the bundled model was trained on."""
+_OWN_TASKS_SAMPLES = 6000
 _ROUND_TO = 64
 _EXPECTED_FILL = 0.95
 """Share of a packed row that samples usually fill."""
@@ -42,7 +46,8 @@ class SftPlan:
     model: Path
     data: tuple[Path, ...]
     general: tuple[Path, ...] = ()
-    """Files of conversations that keep the model from forgetting."""
+    """Conversations that keep the model from forgetting: files, or `OWN_TASKS`; learnt in the modes that they have,
+    whatever `thinking` says."""
     general_share: float = 0.2
     """Of the samples, those from `general`, if there are any."""
     validation_share: float = 0.05
@@ -118,8 +123,8 @@ def prepare(plan: SftPlan) -> PreparedRun:
 
     limit = min(plan.row_length or config.max_positions, config.max_positions)
     encode = partial(_encode, plan, limit, tokenizer, chat_format)
-    found = encode(plan.data)
-    general = encode(plan.general) if plan.general else None
+    found = encode(plan.data, plan.thinking)
+    general = encode(plan.general, "auto") if plan.general else None
     notes = [*_notes(found, "the data"), *(_notes(general, "the general data") if general is not None else ())]
     training, validation = split_off(found, plan.validation_share, plan.seed)
     settings = _settings(plan, training, max(training.longest, general.longest if general else 0))
@@ -202,11 +207,22 @@ def run_sft(
 
 
 def _encode(
-    plan: SftPlan, limit: int, tokenizer: Tokenizer, chat_format: ChatFormat, paths: Sequence[Path]
+    plan: SftPlan,
+    limit: int,
+    tokenizer: Tokenizer,
+    chat_format: ChatFormat,
+    sources: Sequence[Path],
+    thinking: ThinkingMode,
 ) -> EncodedSet:
-    """The conversations of some files, at most `limit` tokens each."""
-    conversations = [conversation for path in paths for conversation in read_conversations(path)]
-    return encode_set(conversations, tokenizer, chat_format, max_length=limit, turns=plan.turns, thinking=plan.thinking)
+    """The conversations of some files, or of our own tasks, at most `limit` tokens each."""
+    conversations = [
+        conversation
+        for source in sources
+        for conversation in (
+            task_conversations(_OWN_TASKS_SAMPLES, plan.seed) if source == OWN_TASKS else read_conversations(source)
+        )
+    ]
+    return encode_set(conversations, tokenizer, chat_format, max_length=limit, turns=plan.turns, thinking=thinking)
 
 
 def load_for_training(model: Path, lora: LoraConfig | None, seed: int, device: str = "cpu") -> Decoder:

@@ -18,8 +18,9 @@ from typing import Any, Literal
 from deepground.errors import ChatFormatError, TokenizerError, TrainingError
 from deepground.messages import Message, Tool
 from deepground.model import ChatFormat, Tokenizer
+from deepground.tasks import training_conversation
 from deepground.train.answering import message_from_json, read_rows, tool_from_json
-from deepground.train.data import Sample, encode_conversation
+from deepground.train.data import Sample, encode_conversation, sample_seed
 
 Turns = Literal["last", "all"]
 ThinkingMode = Literal["auto", "on", "off"]
@@ -84,6 +85,12 @@ def read_conversations(path: Path) -> list[Conversation]:
     if not conversations:
         raise TrainingError(f"{path} holds no conversations")
     return conversations
+
+
+def task_conversations(count: int, seed: int) -> list[Conversation]:
+    """Conversations of our own tasks' training mixture, which the bundled model was trained on."""
+    made = (training_conversation(sample_seed(seed, index)) for index in range(count))
+    return [Conversation(conversation.messages, conversation.tools) for conversation in made]
 
 
 def encode_set(

@@ -25,14 +25,24 @@ _OBJECT_KEYWORDS = {
     *("type", "properties", "required", "additionalProperties", "$defs", "definitions", "$schema", "$id"),
     *_ANNOTATIONS,
 }
+_PLAIN_KEYWORDS = _OBJECT_KEYWORDS - {"additionalProperties"}
 _NOT_STRINGS = ["number", "boolean", "null", "object", "array"]
 
 
 def arguments_schema(tool: Tool) -> Schema:
-    """The schema of all arguments together; a tool without parameters takes none."""
+    """The schema of all arguments together; a tool without parameters takes none.
+
+    A tool that lists its parameters gets no others, unless its schema speaks of others itself: JSON Schema would allow
+    them, but nobody who lists parameters waits for more, and small models make some up.
+    """
     if not tool.parameters:
         return {"type": "object", "properties": {}, "additionalProperties": False}
-    return {"type": "object", **tool.parameters}
+    schema = {"type": "object", **tool.parameters}
+    listed, needed = schema.get("properties"), schema.get("required", [])
+    plain = isinstance(listed, Mapping) and isinstance(needed, Sequence) and schema.keys() <= _PLAIN_KEYWORDS
+    if plain and listed and all(name in listed for name in needed):
+        schema["additionalProperties"] = False
+    return schema
 
 
 def arguments_rule(tool: Tool, enforcement: Enforcement, book: RuleBook) -> Rule:

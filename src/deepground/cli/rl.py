@@ -32,6 +32,10 @@ from deepground.cli.options import (
 if TYPE_CHECKING:
     from deepground.train.rl import RlPlan
 
+_Task = Annotated[
+    list[str] | None,
+    typer.Option(help="Practise this task, or one level of it as in addition@5; may be given several times."),
+]
 _Environment = Annotated[str, typer.Option(help="single-turn, calculator, or file.py:function for one of yours.")]
 _Precision = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="Of the products, sampling included.")]
 _Evaluate = Annotated[
@@ -43,10 +47,7 @@ _Side = Annotated[list[str] | None, typer.Option(help="Suite that shows side eff
 def rl(
     model: ModelOption,
     run: RunOption,
-    task: Annotated[
-        list[str] | None,
-        typer.Option(help="Practise this task, or one level of it as in addition@5; may be given several times."),
-    ] = None,
+    task: _Task = None,
     data: Annotated[list[Path] | None, typer.Option(help="File of problems; may be given several times.")] = None,
     problems: ProblemsOption = 2000,
     question_field: FieldOption = None,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -152,11 +153,12 @@ def texts(weights: Mapping[str, float], samples: int) -> Iterator[str]:
 
 def min_count(piece: str) -> int:
     """How often a piece must occur to become a token."""
-    if piece.removeprefix("\u0120") in NAMES:
-        return TOKENIZER_SAMPLES * 100
-    word = piece.removeprefix("\u0120").lower()
+    word = piece.removeprefix("\u0120")
+    if word in NAMES:
+        return sys.maxsize
     if not word.isascii():
         return CHARACTER_MIN_COUNT
+    word = word.lower()
     return SPELLED_MIN_COUNT if word in common_words().get(len(word), ()) else MIN_COUNT
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,17 @@ def test_damaged_tables(tmp_path: Path, name: str, content: bytes, message: str)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(TrainingError, match=message):
         read_questions(tmp_path / name)
+
+
+def test_a_workbook_with_damaged_parts(tmp_path: Path) -> None:
+    with zipfile.ZipFile(write_sheet(tmp_path / "set.xlsx", TABLE)) as whole:
+        parts = {name: whole.read(name) for name in whole.namelist()}
+    for damaged in ("xl/workbook.xml", "xl/worksheets/sheet1.xml", "[Content_Types].xml"):
+        with zipfile.ZipFile(tmp_path / "set.xlsx", "w") as file:
+            for name, content in parts.items():
+                file.writestr(name, content[: len(content) // 2] if name == damaged else content)
+        with pytest.raises(TrainingError, match="no Excel workbook that can be read"):
+            read_questions(tmp_path / "set.xlsx")
 
 
 def test_a_column_that_is_not_there(tmp_path: Path) -> None:

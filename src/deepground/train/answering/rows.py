@@ -6,10 +6,9 @@ import csv
 import datetime
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 from deepground.errors import TrainingError
 
@@ -94,7 +93,7 @@ def _separated_rows(path: Path, suffix: str) -> Iterator[tuple[int, dict[str, An
         raise TrainingError(f"{path} is no CSV file that can be read: {error}") from error
 
 
-def _table_rows(path: Path, table: Iterator[Sequence[str]], separator: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _table_rows(path: Path, table: Iterable[Sequence[str]], separator: str) -> Iterator[tuple[int, dict[str, Any]]]:
     names: list[str] = []
     for number, cells in enumerate(table, start=1):
         if not any(cell.strip() for cell in cells):
@@ -111,18 +110,16 @@ def _table_rows(path: Path, table: Iterator[Sequence[str]], separator: str) -> I
         yield number, {name: cell for name, cell in zip(names, cells, strict=False) if name}
 
 
-def _sheet(path: Path) -> Iterator[Sequence[str]]:
+def _sheet(path: Path) -> list[list[str]]:
     try:
         from openpyxl.reader.excel import load_workbook
-        from openpyxl.utils.exceptions import InvalidFileException
     except ImportError as error:
         raise TrainingError("Excel workbooks need openpyxl; run: pip install 'deepground[train]'") from error
     try:
         with path.open("rb") as file:
             workbook = load_workbook(file, read_only=True, data_only=True)  # type: ignore[no-untyped-call]
-            for row in workbook.worksheets[0].iter_rows(values_only=True):
-                yield [_cell(value) for value in row]
-    except (InvalidFileException, BadZipFile, KeyError, IndexError, ValueError, OSError) as error:
+            return [[_cell(value) for value in row] for row in workbook.worksheets[0].iter_rows(values_only=True)]
+    except Exception as error:  # A damaged workbook fails anywhere in openpyxl, in its XML or ZIP reader, or in a type.
         raise TrainingError(
             f"{path} is no Excel workbook that can be read: {error}; take a password off it, or save it as 'CSV UTF-8'"
         ) from error
@@ -139,8 +136,6 @@ def _cell(value: Any) -> str:
             return format(value, ".15g")  # The digits that Excel keeps; a sum of cents is not 0.30000000000000004.
         case datetime.datetime() if value.time() == datetime.time():
             return value.date().isoformat()
-        case datetime.datetime() | datetime.date() | datetime.time():
-            return str(value)
         case _:
             return str(value)
 

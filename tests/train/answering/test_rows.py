@@ -51,6 +51,13 @@ def test_usual_names_of_columns(tmp_path: Path, header: list[str]) -> None:
     assert (question.text, question.answer) == ("1+1?", "2")
 
 
+def test_columns_may_be_named_as_the_table_has_them(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "set.csv", [["Prompt", "Question ", "Solution"], ["x", "1+1?", "2"]])
+    fields = FieldNames(question="Question ", answer="Solution")
+    (question,) = read_questions(path, fields=fields)
+    assert (question.text, question.answer) == ("1+1?", "2")
+
+
 def test_workbook_cells_are_read_as_they_are_shown(tmp_path: Path) -> None:
     day, moment = datetime.date(2026, 5, 7), datetime.datetime(2026, 5, 7, 9, 30)
     cells: list[Any] = [12, 0.1 + 0.2, 1e-7, True, day, moment, "007", None]
@@ -112,5 +119,5 @@ def test_a_workbook_with_damaged_parts(tmp_path: Path) -> None:
 
 def test_a_column_that_is_not_there(tmp_path: Path) -> None:
     path = write_table(tmp_path / "set.csv", [["Frage", "Antwort"], ["1+1?", "2"]])
-    with pytest.raises(TrainingError, match="looked for Prompt, and the row has Frage, Antwort; name its column"):
-        read_questions(path, fields=FieldNames(question="Prompt"))
+    with pytest.raises(TrainingError, match="looked for Kunde, and the row has Frage, Antwort; name its column"):
+        read_questions(path, fields=FieldNames(question="Kunde"))

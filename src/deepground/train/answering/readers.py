@@ -13,7 +13,7 @@ from deepground.messages import Message
 from deepground.tasks.graders import check_spec, default_spec
 from deepground.train.answering.chat_json import message_from_json, tool_from_json
 from deepground.train.answering.question import Question, content_id
-from deepground.train.answering.rows import ANSWER_FIELDS, QUESTION_FIELDS, json_object, read_rows
+from deepground.train.answering.rows import ANSWER_FIELDS, QUESTION_FIELDS, json_object, read_rows, table_column
 
 _LISTED_REPEATS = 20
 
@@ -50,7 +50,7 @@ def read_questions(
     seen: dict[str, int] = {}
     repeats: list[str] = []
     for number, row in read_rows(path):
-        question = _question(row, fields, grader, system_prompt, path.stem, f"{path} row {number}")
+        question = _question(row, _names_in(row, fields), grader, system_prompt, path.stem, f"{path} row {number}")
         if question.id in seen:
             same = content_id(question.messages, question.answer) == question.id
             what = "repeats" if same else f"has the id {question.id!r} of"
@@ -65,6 +65,12 @@ def read_questions(
     if not questions:
         raise TrainingError(f"{path} holds no questions")
     return questions
+
+
+def _names_in(row: Mapping[str, Any], fields: FieldNames) -> FieldNames:
+    """The fields as this row calls them: tables have some names in small letters."""
+    named = {key: name if name is None or name in row else table_column(name) for key, name in vars(fields).items()}
+    return FieldNames(**named)
 
 
 def _question(

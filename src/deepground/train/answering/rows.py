@@ -53,6 +53,12 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise TrainingError(f"{path} must be a {kinds} file")
 
 
+def table_column(name: str) -> str:
+    """How the rows of a table call a column that its first row calls so: usual names in small letters."""
+    name = name.strip()
+    return name.lower() if name.lower() in _KNOWN_FIELDS else name
+
+
 def json_object(text: str, where: str) -> dict[str, Any]:
     """The JSON object that a text is.
 
@@ -99,7 +105,7 @@ def _table_rows(path: Path, table: Iterable[Sequence[str]], separator: str) -> I
         if not any(cell.strip() for cell in cells):
             continue
         if not names:
-            names = [name.lower() if name.lower() in _KNOWN_FIELDS else name for name in map(str.strip, cells)]
+            names = [table_column(name) for name in cells]
             twice = {name for name in names if name and names.count(name) > 1}
             if twice:
                 raise TrainingError(f"{path} row {number} names the column {min(twice)!r} twice; rename one of them")

@@ -142,3 +142,11 @@ def test_the_mix_is_even_seeded_and_complete(tmp_path: Path, tokenizer: Tokenize
     assert drawn != [tokenizer.decode(shuffled_mix(main, general, 0.2, seed=1)(i).token_ids) for i in range(20)]
     with pytest.raises(TrainingError, match="there is none"):
         shuffled_mix(main, None, 0.2, seed=0)
+
+
+@pytest.mark.parametrize("header", ["Prompt,Completion,Reasoning", "問題,答案,reasoning", "Question,ANSWER,Thinking"])
+def test_tables_of_worked_answers(tmp_path: Path, header: str) -> None:
+    (tmp_path / "set.csv").write_text(f"{header}\n1+1?,2,one more\n", encoding="utf-8")
+    (conversation,) = read_conversations(tmp_path / "set.csv")
+    question, reply = conversation.messages
+    assert (question.text, reply.text, reply.reasoning) == ("1+1?", "2", "one more")

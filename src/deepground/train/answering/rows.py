@@ -18,7 +18,10 @@ ANSWER_FIELDS = (
 )
 FILE_KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".xlsx", ".parquet")
 _KNOWN_FIELDS = frozenset(
-    {*QUESTION_FIELDS, *ANSWER_FIELDS, "id", "grader", "cluster", "suite", "tools", "output", "reasoning", "thinking"}
+    {
+        *(*QUESTION_FIELDS, *ANSWER_FIELDS, "id", "grader", "cluster", "suite", "tools"),
+        *("output", "completion", "response", "reasoning", "reasoning_content", "thinking", "system"),
+    }
 )
 _SEPARATORS = ",;\t"
 """Of a .csv file: spreadsheet programs take the one of the country that they are set to."""

@@ -30,6 +30,8 @@ _PAIRS = (
     ("instruction", "output"),
     ("problem", "solution"),
     ("prompt", "response"),
+    ("問題", "答案"),
+    ("題目", "解答"),
 )
 
 
